@@ -1,0 +1,1 @@
+"""Conversations with Claude as event-sourced sessions."""
