@@ -81,7 +81,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     meta: bytes = b""
 
 
-class Event(msgspec.Struct, frozen=True, gc=False, tag="event"):
+class Event(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="event"):
     """An event as it is stored.
 
     `stream` is the stream it was appended to: an ancestor's name, where a fork's lineage reaches back.
@@ -103,7 +103,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, tag="event"):
     digest: bytes
 
 
-class Forked(msgspec.Struct, frozen=True, gc=False, tag="forked"):
+class Forked(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="forked"):
     """A stream began as a fork: its lineage is *parent*'s up to version *at*, then its own events."""
 
     stream: str
@@ -114,7 +114,7 @@ class Forked(msgspec.Struct, frozen=True, gc=False, tag="forked"):
     commit_id: bytes
 
 
-class Deletion(msgspec.Struct, frozen=True, gc=False, tag="deleted"):
+class Deletion(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="deleted"):
     """The tombstone of a stream: where it stood when it was deleted, why, and by whom."""
 
     stream: str

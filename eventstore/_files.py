@@ -1,0 +1,237 @@
+"""The files of a log, before LMDB sees them: what is at a path, who holds it, and how a new log comes to be.
+
+A log is a directory (0700) with `data.mdb` and `lock.mdb` (LMDB's, 0600) and `refold.lock`, on which every open log
+holds a shared `flock`; what replaces `data.mdb` takes it exclusively, for a file replaced under another process would
+lose what that process acknowledges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+import struct
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from eventstore.errors import (
+    CorruptLogError,
+    DiskFullError,
+    LogInUseError,
+    LogNotFoundError,
+    LogPermissionError,
+    NetworkFileSystemError,
+    NotALogError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "refold.lock"
+_NETWORK: Final = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "gpfs", "lustre", "ncpfs",
+    "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
+}  # fmt: skip
+_META_MAGIC: Final = 0xBEEFC0DE
+_META_FLAG: Final = 0x08
+_DATA_VERSION: Final = 1  # LMDB 0.9; LMDB 1.0 writes 3
+_PAGE_HEADER: Final = 16
+# magic, version, address, map size; page size and the rest of the first MDB_db; the second; last page, transaction id
+_META: Final = struct.Struct("=IIQQ I44s 48s QQ".replace(" ", ""))
+
+
+def find_log(path: Path) -> bool:
+    """Whether there is a data file to open; False if there is nothing, or an empty directory.
+
+    Raises `NotALogError` for anything else, `LogPermissionError`.
+    """
+    try:
+        if not path.exists():
+            return False
+        if not path.is_dir():
+            raise NotALogError(str(path), "it is not a directory")
+        if (path / DATA_FILE).exists():
+            return True
+        if any(path.iterdir()):
+            raise NotALogError(str(path), f"a directory with other files and no {DATA_FILE}")
+    except PermissionError as error:
+        raise LogPermissionError(str(path), "permission denied") from error
+    return False
+
+
+def create_log(path: Path, fill: Callable[[Path], None]) -> None:
+    """Put a new log at *path*, complete or not at all: built in a sibling directory by *fill*, synced, renamed.
+
+    A power cut during the first open could otherwise leave a file that LMDB refuses. If somebody else was faster,
+    theirs stays. Raises `LogNotFoundError` if the parent directory is missing, `LogPermissionError`.
+    """
+    try:
+        _remove_abandoned(path)
+        nursery = path.parent / f".{path.name}.new-{secrets.token_hex(8)}"
+        nursery.mkdir(mode=0o700)
+    except FileNotFoundError as error:
+        raise LogNotFoundError(str(path), "its parent directory does not exist") from error
+    except OSError as error:
+        raise translate_os_error(path, error) from error
+    try:
+        with hold_shared(nursery):
+            fill(nursery)
+            (nursery / "lock.mdb").unlink(missing_ok=True)
+            for name in (nursery / DATA_FILE, nursery):
+                sync_path(name)
+            nursery.rename(path)
+        sync_path(path.parent)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise translate_os_error(path, error) from error
+    finally:
+        shutil.rmtree(nursery, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what a creation of *path* left behind that died; a living one holds its lock file."""
+    for nursery in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+        with contextlib.suppress(LogInUseError, OSError):
+            if (nursery / LOCK_FILE).exists():  # without one, its creator may be about to take it
+                with hold_exclusive(nursery):
+                    shutil.rmtree(nursery)
+
+
+def sync_path(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SharedLock:
+    """A `flock` on `refold.lock`, shared with every other process that has the log open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise translate_os_error(path, error) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LogInUseError(str(path), "another process is replacing its files (compact)") from error
+
+    @contextlib.contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold it alone. Raises `LogInUseError` if anybody else has the log open."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A failed conversion may have dropped the lock that was held.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            raise LogInUseError(str(self._path), "another process has it open") from error
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def hold_shared(path: Path) -> Iterator[None]:
+    """Hold the shared lock of *path*."""
+    lock = SharedLock(path)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+@contextlib.contextmanager
+def hold_exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of *path* alone. Raises `LogInUseError`."""
+    lock = SharedLock(path)
+    try:
+        with lock.exclusively():
+            yield
+    finally:
+        lock.close()
+
+
+def check_data_file(path: Path) -> int:
+    """The number of bytes the data file must have, going by its newest meta page.
+
+    LMDB maps the file without looking at its length: touching a page that was cut off is SIGBUS. Raises `NotALogError`
+    for a file that is not LMDB's, `CorruptLogError` for broken meta pages.
+    """
+    data = path / DATA_FILE
+    try:
+        with data.open("rb") as file:
+            first = _read_meta(file.read(_PAGE_HEADER + _META.size))
+            if first is None:
+                raise NotALogError(str(path), f"{DATA_FILE} is not an LMDB 0.9 data file of this kind of machine")
+            file.seek(first[0])
+            second = _read_meta(file.read(_PAGE_HEADER + _META.size))
+    except OSError as error:
+        raise translate_os_error(path, error) from error
+    if second is None or second[0] != first[0]:
+        raise CorruptLogError(str(path), "its second meta page is damaged")
+    page_bytes, last_page, _ = max(first, second, key=lambda meta: meta[2])
+    return page_bytes * (last_page + 1)
+
+
+def _read_meta(page: bytes) -> tuple[int, int, int] | None:
+    """Page size, last page and transaction id in the first bytes of a meta page; None if it is none."""
+    if len(page) < _PAGE_HEADER + _META.size:
+        return None
+    flags = struct.unpack_from("=H", page, 10)[0]
+    magic, version, _, _, page_bytes, _, _, last_page, transaction = _META.unpack_from(page, _PAGE_HEADER)
+    sound = magic == _META_MAGIC and version == _DATA_VERSION and flags & _META_FLAG
+    if not sound or not 512 <= page_bytes <= 65536 or page_bytes & (page_bytes - 1):  # noqa: PLR2004
+        return None
+    return page_bytes, last_page, transaction
+
+
+def check_file_system(path: Path) -> None:
+    """Refuse network file systems, where LMDB's locks and shared map do not work; warn of what may be one."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return  # not Linux: nothing to ask
+    kind = file_system_kind(mounts, path.resolve().stat().st_dev)
+    if kind in _NETWORK:
+        raise NetworkFileSystemError(str(path), f"it is on a network file system ({kind})")
+    if kind is not None and kind.startswith("fuse"):
+        warnings.warn(
+            f"{path} is on {kind}: if that is a network file system, LMDB is not safe on it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def file_system_kind(mountinfo: str, device: int) -> str | None:
+    """The type of the file system with *device*, in the text of Linux's mountinfo; None if it is not there."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split(" ")[2:3] == [wanted]:
+            return rest.split(" ")[0]
+    return None
+
+
+def translate_os_error(path: Path, error: OSError) -> Exception:
+    """The error of ours that an `OSError` about the log at *path* means; itself if none does."""
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return LogPermissionError(str(path), os.strerror(error.errno).lower())
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(str(path), "no space left on the device")
+    return error

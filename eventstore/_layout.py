@@ -1,0 +1,331 @@
+"""Format 1: the bytes of the log. Pure: values in, bytes out, and back.
+
+One keyspace (LMDB's unnamed database), a prefix byte per table. The log's prefix is the last one, so that a new record
+is always the greatest key. All integers are big-endian.
+
+| table    | key                                | value                                                              |
+|----------|------------------------------------|--------------------------------------------------------------------|
+| activity | "a" bucket u64, stream u32         | nothing. `bucket = position >> 12`; a row for each bucket a stream |
+|          |                                    | was active in; the newest one counts, older ones are leftovers     |
+| children | "c" parent u32, child u32          | u32: the version up to which the child needs its parent            |
+| erasure  | "e" stream u32                     | newest event left: position u64, version u32; pending u8           |
+| facts    | "f" stream u32                     | created position u64, deleted position u64 (0: living), name       |
+| heads    | "h" stream u32                     | head position u64, version u32                                     |
+| identity | "i"                                | "refold", format u16, log id 8 bytes                               |
+| names    | "n" name                           | stream u32                                                         |
+| snapshot | "s" stream u32, name               | crc u32, revision u32, version u32, digest 32, data                |
+| log      | "z" position u64                   | header (120 bytes), type, meta, data                               |
+
+Header: crc u32, format u8, kind u8, type length u16, meta length u32, data length u32, stream u32, version u32, index
+in the commit u32, size of the commit u32, previous position u64, jump position u64, time_ns i64, commit id 16, salt 16,
+digest 32. The crc (crc32, starting from the low 32 bits of the position) covers the header behind it and, except in
+events, whose payload the digest covers, the payload.
+
+Kinds of record:
+1 event   version, previous and jump pointer as in the lineage; digest as in P7.
+2 forked  stream: the child; version: where it forks; previous: the parent's event there; digest: that event's; data:
+          the parent's number u32. The child's own events follow, in the same commit.
+3 deleted stream; version, previous and digest: its head's; data: the reason; meta: the actor.
+
+Invariants (tests and `verify` cite the numbers):
+L1  Positions begin at 1 and are never used twice. The last record of the log is never erased (deletions stay), so the
+    greatest key says which position is next.
+L2  `previous` of an event is the position of the event before it in the lineage (0 at version 1), and smaller than its
+    own. Pointers only ever go into the event's own lineage.
+L3  `jump` of the event at version v is the position of version `jump_version(v)` (0 for 0): O(log n) to any version.
+L4  A living stream has one row each in names, facts, heads, and an activity row for the bucket of its last activity; a
+    deleted one keeps names and facts.
+L5  A fork has a children row under the stream it was forked from, until it is deleted and nothing needs it.
+L6  Stream numbers are never used twice: facts rows stay.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+FORMAT: Final = 1
+MAGIC: Final = b"refold"
+LOG_ID_BYTES: Final = 8
+BUCKET_SHIFT: Final = 12
+MAX_SNAPSHOT_NAME_BYTES: Final = 64
+
+ACTIVITY: Final = b"a"
+CHILDREN: Final = b"c"
+ERASURE: Final = b"e"
+FACTS: Final = b"f"
+HEADS: Final = b"h"
+IDENTITY: Final = b"i"
+NAMES: Final = b"n"
+SNAPSHOTS: Final = b"s"
+LOG: Final = b"z"
+
+EVENT: Final = 1
+FORKED: Final = 2
+DELETED: Final = 3
+
+_HEADER: Final = struct.Struct(">IBBHIIIIIIQQq16s16s32s")
+HEADER_BYTES: Final = _HEADER.size
+_U32: Final = struct.Struct(">I")
+_U64: Final = struct.Struct(">Q")
+_HEAD: Final = struct.Struct(">QI")
+_ERASURE: Final = struct.Struct(">QIB")
+_FACTS: Final = struct.Struct(">QQ")
+_IDENTITY: Final = struct.Struct(">6sH8s")
+_SNAPSHOT: Final = struct.Struct(">III32s")
+_STREAM_KEY: Final = struct.Struct(">cI")
+_CHILD_KEY: Final = struct.Struct(">cII")
+_ACTIVITY_KEY: Final = struct.Struct(">cQI")
+_LOG_KEY: Final = struct.Struct(">cQ")
+
+
+class DamagedRecord(Exception):  # noqa: N818  (never leaves the package: callers turn it into `CorruptEventError`)
+    """These bytes are not what was written. *version* and *position* of the event that was looked for, where known."""
+
+    def __init__(self, reason: str, *, version: int = 0, position: int = 0) -> None:
+        super().__init__(reason)
+        self.version = version
+        self.position = position
+
+
+class Header(NamedTuple):
+    """The fixed part of a log record, checked."""
+
+    kind: int
+    type_length: int
+    meta_length: int
+    data_length: int
+    stream: int
+    version: int
+    commit_index: int
+    commit_size: int
+    previous: int
+    jump: int
+    time_ns: int
+    commit_id: bytes
+    salt: bytes
+    digest: bytes
+
+
+class Facts(NamedTuple):
+    """What never changes of a stream, but for its deletion."""
+
+    created: int
+    deleted: int
+    name: bytes
+
+
+class Erasure(NamedTuple):
+    """How far the erasure of a deleted stream has come: the newest event that is left, and whether more is to go."""
+
+    position: int
+    version: int
+    pending: bool
+
+
+class StoredSnapshot(NamedTuple):
+    """A snapshot row, checked."""
+
+    revision: int
+    version: int
+    digest: bytes
+    data: bytes
+
+
+def log_key(position: int) -> bytes:
+    """Key of a log record."""
+    return _LOG_KEY.pack(LOG, position)
+
+
+def key_position(key: bytes | memoryview) -> int:
+    """Position in a log key."""
+    position: int = _U64.unpack_from(key, 1)[0]
+    return position
+
+
+def head_key(stream: int) -> bytes:
+    """Key of a heads row."""
+    return _STREAM_KEY.pack(HEADS, stream)
+
+
+def facts_key(stream: int) -> bytes:
+    """Key of a facts row."""
+    return _STREAM_KEY.pack(FACTS, stream)
+
+
+def erasure_key(stream: int) -> bytes:
+    """Key of an erasure row."""
+    return _STREAM_KEY.pack(ERASURE, stream)
+
+
+def key_stream(key: bytes | memoryview) -> int:
+    """Stream number in the key of a heads, facts, erasure or snapshot row."""
+    stream: int = _U32.unpack_from(key, 1)[0]
+    return stream
+
+
+def child_key(parent: int, child: int) -> bytes:
+    """Key of a children row."""
+    return _CHILD_KEY.pack(CHILDREN, parent, child)
+
+
+def children_prefix(parent: int) -> bytes:
+    """What the keys of all children of *parent* begin with."""
+    return _STREAM_KEY.pack(CHILDREN, parent)
+
+
+def key_child(key: bytes | memoryview) -> int:
+    """Child's number in the key of a children row."""
+    child: int = _U32.unpack_from(key, 5)[0]
+    return child
+
+
+def activity_key(position: int, stream: int) -> bytes:
+    """Key of the activity row of *stream* for the bucket of *position*."""
+    return _ACTIVITY_KEY.pack(ACTIVITY, position >> BUCKET_SHIFT, stream)
+
+
+def key_activity(key: bytes | memoryview) -> tuple[int, int]:
+    """Bucket and stream in an activity key."""
+    _, bucket, stream = _ACTIVITY_KEY.unpack_from(key)
+    return bucket, stream
+
+
+def name_key(name: bytes) -> bytes:
+    """Key of a names row."""
+    return NAMES + name
+
+
+def snapshot_key(stream: int, name: bytes) -> bytes:
+    """Key of a snapshot row."""
+    return _STREAM_KEY.pack(SNAPSHOTS, stream) + name
+
+
+def pack_head(position: int, version: int) -> bytes:
+    """Value of a heads row."""
+    return _HEAD.pack(position, version)
+
+
+def unpack_head(value: bytes | memoryview) -> tuple[int, int]:
+    """Position and version in a heads row."""
+    return _exactly(_HEAD, value)  # type: ignore[return-value]
+
+
+def pack_number(number: int) -> bytes:
+    """Value of a names or children row."""
+    return _U32.pack(number)
+
+
+def unpack_number(value: bytes | memoryview) -> int:
+    """Inverse of `pack_number`."""
+    return _exactly(_U32, value)[0]  # type: ignore[return-value]
+
+
+def pack_erasure(erasure: Erasure) -> bytes:
+    """Value of an erasure row."""
+    return _ERASURE.pack(*erasure)
+
+
+def unpack_erasure(value: bytes | memoryview) -> Erasure:
+    """Inverse of `pack_erasure`."""
+    position, version, pending = _exactly(_ERASURE, value)
+    return Erasure(position, version, bool(pending))  # type: ignore[arg-type]
+
+
+def pack_facts(facts: Facts) -> bytes:
+    """Value of a facts row."""
+    return _FACTS.pack(facts.created, facts.deleted) + facts.name
+
+
+def unpack_facts(value: bytes | memoryview) -> Facts:
+    """Inverse of `pack_facts`."""
+    if len(value) <= _FACTS.size:
+        raise DamagedRecord(f"a facts row of {len(value)} bytes")
+    created, deleted = _FACTS.unpack_from(value)
+    return Facts(created, deleted, bytes(value[_FACTS.size :]))
+
+
+def pack_identity(log_id: bytes, format_number: int = FORMAT) -> bytes:
+    """Value of the identity row."""
+    return _IDENTITY.pack(MAGIC, format_number, log_id)
+
+
+def unpack_identity(value: bytes | memoryview) -> tuple[int, bytes]:
+    """Format number and log id. Raises `DamagedRecord` if this is no log of ours."""
+    if len(value) < _IDENTITY.size:
+        raise DamagedRecord("the identity row is too short")
+    magic, format_number, log_id = _IDENTITY.unpack_from(value)
+    if magic != MAGIC:
+        raise DamagedRecord("the identity row does not begin with 'refold'")
+    return format_number, log_id
+
+
+def pack_snapshot(snapshot: StoredSnapshot) -> bytes:
+    """Value of a snapshot row."""
+    revision, version, digest, data = snapshot
+    body = _SNAPSHOT.pack(0, revision, version, digest)[4:] + data
+    return _U32.pack(crc32(body)) + body
+
+
+def unpack_snapshot(value: bytes | memoryview) -> StoredSnapshot:
+    """Inverse of `pack_snapshot`."""
+    if len(value) < _SNAPSHOT.size:
+        raise DamagedRecord("a snapshot row is too short")
+    crc, revision, version, digest = _SNAPSHOT.unpack_from(value)
+    if crc != crc32(value[4:]):
+        raise DamagedRecord("a snapshot row does not match its checksum")
+    return StoredSnapshot(revision, version, digest, bytes(value[_SNAPSHOT.size :]))
+
+
+def pack_record(position: int, header: Header, type_: bytes, meta: bytes, data: bytes) -> bytes:
+    """Value of a log record; the lengths in *header* must be those of the parts."""
+    packed = _HEADER.pack(0, FORMAT, *header)[4:]
+    crc = crc32(packed, position & 0xFFFFFFFF)
+    if header.kind != EVENT:
+        crc = crc32(meta + data, crc)
+    return b"".join((_U32.pack(crc), packed, type_, meta, data))
+
+
+def unpack_header(position: int, value: bytes | memoryview) -> Header:
+    """The header of the record at *position*. Raises `DamagedRecord` if the checksum, a length or the format is off."""
+    if len(value) < HEADER_BYTES:
+        raise DamagedRecord(f"the record has {len(value)} bytes, less than a header")
+    crc, format_number, *fields = _HEADER.unpack_from(value)
+    header = Header(*fields)
+    found = crc32(value[4:HEADER_BYTES], position & 0xFFFFFFFF)
+    if header.kind != EVENT:
+        found = crc32(value[HEADER_BYTES:], found)
+    if crc != found:
+        raise DamagedRecord("the header does not match its checksum")
+    if format_number != FORMAT or not EVENT <= header.kind <= DELETED:
+        raise DamagedRecord(f"a record of format {format_number}, kind {header.kind}")
+    if len(value) != HEADER_BYTES + header.type_length + header.meta_length + header.data_length:
+        raise DamagedRecord("the record is not as long as its header says")
+    return header
+
+
+def payload(header: Header, value: bytes | memoryview) -> tuple[bytes, bytes, bytes]:
+    """Type, meta and data of a record, copied out of the map."""
+    meta = HEADER_BYTES + header.type_length
+    data = meta + header.meta_length
+    return bytes(value[HEADER_BYTES:meta]), bytes(value[meta:data]), bytes(value[data:])
+
+
+def jump_version(version: int) -> int:
+    """The version that the jump pointer of *version* leads to (Myers' skew-binary ancestors; 0 is before version 1).
+
+    Greedy decomposition into trees of 2^k - 1 versions: a jump leaves out the last, smallest one.
+    """
+    rest = version
+    tree = 0
+    while rest:
+        tree = (1 << ((rest + 1).bit_length() - 1)) - 1
+        rest -= tree
+    return version - tree
+
+
+def _exactly(form: struct.Struct, value: bytes | memoryview) -> tuple[object, ...]:
+    if len(value) != form.size:
+        raise DamagedRecord(f"a row of {len(value)} bytes where {form.size} belong")
+    return form.unpack(value)

@@ -1,0 +1,535 @@
+"""What is written inside one write transaction: appends, forks, deletions, restored events, snapshots.
+
+The ledger keeps what the next append needs (head, digest, spine) of the streams it has met, so that a warm append reads
+nothing. The cache is right as long as every commit was its own: a transaction number that is not the next one means
+that another process wrote, and drops it. Each operation checks everything before its first write, so an error that it
+raises has written nothing, and the transaction goes on with other operations; `writes` tells whether that was kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from eventstore import _chain
+from eventstore import _layout as layout
+from eventstore._erasure import Step, erase_some
+from eventstore._layout import DamagedRecord, Erasure, Facts, Header, StoredSnapshot
+from eventstore._lineage import (
+    Spine,
+    find_number,
+    find_position,
+    get_event,
+    get_facts,
+    get_head,
+    get_record,
+    jump_of_next,
+    load_spine,
+)
+from eventstore.errors import (
+    CommitIdReusedError,
+    CorruptEventError,
+    CorruptLogError,
+    EventTooLargeError,
+    ForkPointError,
+    RestoreError,
+    StreamDeletedError,
+    StreamExistsError,
+    StreamNotFoundError,
+    WrongVersionError,
+)
+from eventstore.log import (
+    MAX_VERSION,
+    NO_DIGEST,
+    RECENT_EVENTS,
+    SALT_BYTES,
+    Commit,
+    Deletion,
+    Event,
+    Expected,
+    Forked,
+    Head,
+    NewEvent,
+    Position,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from eventstore._lmdb import Transaction
+
+_CACHED_STREAMS: Final = 8_192
+_NO_ID: Final = bytes(16)
+
+
+class Prepared(NamedTuple):
+    """An event to append, with what can be hashed before the write lock is held."""
+
+    type_: bytes
+    meta: bytes
+    data: bytes
+    salt: bytes
+    meta_hash: bytes
+    commitment: bytes
+
+
+def prepare(events: Iterable[NewEvent], entropy: Callable[[int], bytes]) -> list[Prepared]:
+    """The caller's part of an append: everything that needs no lock."""
+    prepared = []
+    for event in events:
+        salt = entropy(SALT_BYTES)
+        meta_hash, commitment = _chain.hash_meta(event.meta), _chain.commitment(salt, event.data)
+        prepared.append(Prepared(event.type.encode(), event.meta, event.data, salt, meta_hash, commitment))
+    return prepared
+
+
+class _Stream:
+    """What the next append to a living stream needs, or that it was deleted."""
+
+    __slots__ = (
+        "activity",
+        "created",
+        "deleted",
+        "digest",
+        "forked_at",
+        "name",
+        "number",
+        "position",
+        "prefixed_name",
+        "recent",
+        "spine",
+        "version",
+    )
+
+    def __init__(self, number: int, name: bytes, created: int) -> None:
+        self.number = number
+        self.name = name
+        self.prefixed_name = _chain.prefixed(name)
+        self.created = created
+        self.deleted = 0
+        self.version = 0
+        self.position = 0
+        self.digest = NO_DIGEST
+        self.forked_at = 0
+        self.activity = 0
+        self.spine: Spine | Unloaded | None = None
+        self.recent: dict[bytes, int] | None = {}  # commit id -> its first version; None: not loaded
+
+
+class Unloaded:
+    """Stands for a spine that nobody has needed yet."""
+
+
+_UNLOADED: Final = Unloaded()
+
+
+class Ledger:
+    """The write side of an open log. Not thread-safe: one writer thread owns it."""
+
+    def __init__(self, path: str, log_id: bytes, *, clock: Callable[[], int]) -> None:
+        self._path = path
+        self._log_id = log_id
+        self._clock = clock
+        self._streams: dict[bytes, _Stream] = {}
+        self._touched: dict[bytes, _Stream] = {}
+        self._last_transaction = -1
+        self._next_position = 0
+        self._next_number = 0
+        self._transaction: Transaction
+        self.writes = 0
+
+    # ------------------------------------------------------------------------------------------- transactions
+
+    def begin(self, transaction: Transaction) -> None:
+        """Start over in *transaction*; forget what another process may have changed."""
+        self._transaction = transaction
+        self._touched.clear()
+        self.writes = 0
+        if transaction.id() != self._last_transaction + 1 or len(self._streams) > _CACHED_STREAMS:
+            self._streams.clear()
+            self._last_transaction = transaction.id() - 1
+            self._next_position = self._last_position() + 1
+            self._next_number = self._last_number() + 1
+
+    def finish(self) -> None:
+        """Write the heads that moved: the last thing before the commit."""
+        for stream in self._touched.values():
+            if not stream.deleted:
+                self._put(layout.head_key(stream.number), layout.pack_head(stream.position, stream.version))
+
+    def committed(self) -> None:
+        """The transaction is on disk."""
+        if self.writes:
+            self._last_transaction += 1
+        del self._transaction
+
+    def aborted(self) -> None:
+        """Nothing of the transaction came to be."""
+        self._last_transaction = -1
+
+    def _last_position(self) -> int:
+        cursor = self._transaction.cursor()
+        found = cursor.set_range(layout.LOG) and cursor.last()
+        return layout.key_position(cursor.key()) if found else 0
+
+    def _last_number(self) -> int:
+        cursor = self._transaction.cursor()
+        # The identity row stands behind every facts and heads row, so there is always something to step back from.
+        found = cursor.set_range(layout.HEADS) and cursor.prev()
+        return layout.key_stream(cursor.key()) if found and bytes(cursor.key()[:1]) == layout.FACTS else 0
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self.writes += 1
+        self._transaction.put(key, value)
+
+    def _delete(self, key: bytes) -> None:
+        self.writes += 1
+        self._transaction.delete(key)
+
+    def _put_record(self, header: Header, type_: bytes, meta: bytes, data: bytes) -> int:
+        position = self._next_position
+        self.writes += 1
+        record = layout.pack_record(position, header, type_, meta, data)
+        if not self._transaction.put(layout.log_key(position), record, append=True):
+            raise CorruptLogError(self._path, f"a record stands behind the next position {position}")
+        self._next_position += 1
+        return position
+
+    # ------------------------------------------------------------------------------------------------ streams
+
+    def _find(self, name: bytes) -> _Stream | None:
+        stream = self._streams.get(name)
+        if stream is None:
+            number = find_number(self._transaction, name)
+            if number is None:
+                return None
+            try:
+                stream = self._streams[name] = self._load(number, name)
+            except DamagedRecord as error:
+                raise CorruptEventError(name.decode(), 0, b"", str(error)) from error
+        return stream
+
+    def _living(self, name: bytes) -> _Stream | None:
+        stream = self._find(name)
+        if stream is not None and stream.deleted:
+            raise StreamDeletedError(name.decode())
+        return stream
+
+    def _required(self, name: bytes) -> _Stream:
+        stream = self._living(name)
+        if stream is None:
+            raise StreamNotFoundError(name.decode())
+        return stream
+
+    def _load(self, number: int, name: bytes) -> _Stream:
+        facts = get_facts(self._transaction, number)
+        stream = _Stream(number, name, facts.created)
+        stream.deleted = facts.deleted
+        if facts.deleted:
+            return stream
+        stream.position, stream.version = get_head(self._transaction, number)
+        created, _ = get_record(self._transaction, facts.created)
+        if created.kind == layout.FORKED:
+            stream.forked_at = created.version
+        if stream.version:
+            head, _ = get_event(self._transaction, stream.position, stream.version)
+            stream.digest = head.digest
+        stream.activity = max(facts.created, stream.position if stream.version > stream.forked_at else 0)
+        stream.spine = _UNLOADED
+        stream.recent = None
+        return stream
+
+    def _create(self, name: bytes) -> _Stream:
+        stream = _Stream(self._next_number, name, self._next_position)
+        self._next_number += 1
+        self._put(layout.name_key(name), layout.pack_number(stream.number))
+        self._put(layout.facts_key(stream.number), layout.pack_facts(Facts(stream.created, 0, name)))
+        self._streams[name] = self._touched[name] = stream
+        return stream
+
+    def _token(self, position: int) -> Position:
+        return Position(self._log_id + position.to_bytes(8, "big"))
+
+    # ------------------------------------------------------------------------------------------------ appends
+
+    def append(self, name: bytes, events: list[Prepared], expected: int, commit_id: bytes, *, named: bool) -> Commit:
+        """See `EventLog.append`. *named*: the caller chose the commit id, and may have used it before."""
+        stream = self._living(name)
+        version = stream.version if stream else 0
+        if stream and named:
+            earlier = self._earlier(stream, events, expected, commit_id)
+            if earlier:
+                return earlier
+        if expected >= 0:
+            if expected != version:
+                raise WrongVersionError(name.decode(), expected, version)
+        elif expected == Expected.EXISTS and not stream:
+            raise WrongVersionError(name.decode(), expected, 0)
+        self._check_room(version, len(events))
+        stream = stream or self._create(name)
+        return self._write(stream, events, commit_id, self._clock())
+
+    def _check_room(self, version: int, count: int) -> None:
+        if version + count > MAX_VERSION:
+            raise EventTooLargeError("stream (events)", version + count, MAX_VERSION)
+
+    def _write(self, stream: _Stream, events: list[Prepared], commit_id: bytes, time_ns: int) -> Commit:
+        first, size = stream.version + 1, len(events)
+        for index, event in enumerate(events):
+            type_ = _chain.prefixed(event.type_)
+            digest = _chain.link(
+                stream.digest, first + index, time_ns, commit_id, stream.prefixed_name, type_,
+                event.meta_hash, event.commitment,
+            )  # fmt: skip
+            self._put_event(stream, event, time_ns, commit_id, (index, size), digest)
+        if stream.recent is not None and size:
+            _remember(stream.recent, commit_id, first, stream.version)
+        return Commit(
+            stream.name.decode(), first, stream.version, self._token(stream.position), time_ns, commit_id, stream.digest
+        )
+
+    def _put_event(  # noqa: PLR0917  (private, the order is that of the header)
+        self, stream: _Stream, event: Prepared, time_ns: int, commit_id: bytes, place: tuple[int, int], digest: bytes
+    ) -> None:
+        spine = self._spine(stream)
+        jump = jump_of_next(spine)
+        header = Header(
+            layout.EVENT, len(event.type_), len(event.meta), len(event.data), stream.number, stream.version + 1,
+            *place, stream.position, jump[1] if jump else 0, time_ns, commit_id, event.salt, digest,
+        )  # fmt: skip
+        position = self._put_record(header, event.type_, event.meta, event.data)
+        stream.version += 1
+        stream.position = position
+        stream.digest = digest
+        stream.spine = (stream.version, position, jump)
+        self._mark_active(stream, position)
+        self._touched[stream.name] = stream
+
+    def _mark_active(self, stream: _Stream, position: int) -> None:
+        if not stream.activity or stream.activity >> layout.BUCKET_SHIFT != position >> layout.BUCKET_SHIFT:
+            self._put(layout.activity_key(position, stream.number), b"")
+        stream.activity = position
+
+    def _spine(self, stream: _Stream) -> Spine | None:
+        if isinstance(stream.spine, Unloaded):
+            stream.spine = load_spine(self._transaction, stream.position, stream.version)
+        return stream.spine
+
+    # -------------------------------------------------------------------------------------------- idempotence
+
+    def _earlier(self, stream: _Stream, events: list[Prepared], expected: int, commit_id: bytes) -> Commit | None:
+        """The first commit, if this is a repetition of it. Raises `CommitIdReusedError` if only the id is repeated."""
+        if stream.forked_at <= expected < stream.version:
+            position = find_position(self._transaction, stream.position, stream.version, expected + 1)
+            header, _ = get_event(self._transaction, position, expected + 1)
+            if header.commit_id == commit_id and header.commit_index == 0:
+                return self._same_commit(stream, expected + 1, events, commit_id)
+        first = self._recent(stream).get(commit_id)
+        if first is None or first <= stream.version - RECENT_EVENTS:
+            return None
+        if expected >= 0:
+            raise CommitIdReusedError(stream.name.decode(), commit_id)
+        return self._same_commit(stream, first, events, commit_id)
+
+    def _recent(self, stream: _Stream) -> dict[bytes, int]:
+        if stream.recent is None:
+            stream.recent = {}
+            position, version = stream.position, stream.version
+            for _ in range(min(RECENT_EVENTS, version - stream.forked_at)):
+                header, _ = get_event(self._transaction, position, version)
+                if header.commit_index == 0:
+                    stream.recent.setdefault(header.commit_id, version)
+                position, version = header.previous, version - 1
+        return stream.recent
+
+    def _same_commit(self, stream: _Stream, first: int, events: list[Prepared], commit_id: bytes) -> Commit:
+        last = first + len(events) - 1
+        if last > stream.version or not events:
+            raise CommitIdReusedError(stream.name.decode(), commit_id)
+        position = final = find_position(self._transaction, stream.position, stream.version, last)
+        for version, event in zip(range(last, first - 1, -1), reversed(events), strict=True):
+            header, value = get_event(self._transaction, position, version)
+            content = layout.payload(header, value)
+            same_place = header.commit_id == commit_id and header.commit_size == len(events)
+            if not same_place or content != (event.type_, event.meta, event.data):
+                raise CommitIdReusedError(stream.name.decode(), commit_id)
+            position = header.previous
+        head, _ = get_event(self._transaction, final, last)
+        return Commit(stream.name.decode(), first, last, self._token(final), head.time_ns, commit_id, head.digest)
+
+    # -------------------------------------------------------------------------------------------------- forks
+
+    def fork(
+        self, parent: bytes, child: bytes, at: int | None, events: list[Prepared], commit_id: bytes, *, named: bool
+    ) -> Head:
+        """See `EventLog.fork`."""
+        existing = self._living(child)
+        if existing:
+            first = self._earlier_fork(existing, parent, at, events, commit_id) if named else None
+            if first is None:
+                raise StreamExistsError(child.decode())
+            return first
+        source = self._required(parent)
+        at = source.version if at is None else at
+        if not 0 <= at <= source.version:
+            raise ForkPointError(parent.decode(), at, source.version)
+        self._check_room(at, len(events))
+        time_ns = self._clock()
+        stream, marker = self._branch(source, child, at, commit_id, time_ns)
+        if events:
+            self._write(stream, events, commit_id, time_ns)
+        return self._head_after(stream, marker, time_ns)
+
+    def _branch(self, source: _Stream, child: bytes, at: int, commit_id: bytes, time_ns: int) -> tuple[_Stream, Forked]:
+        position, digest = self._place(source, at)
+        stream = self._create(child)
+        data = layout.pack_number(source.number)
+        header = Header(
+            layout.FORKED, 0, 0, len(data), stream.number, at, 0, 0, position, 0, time_ns, commit_id, _NO_ID, digest
+        )
+        marker = self._put_record(header, b"", b"", data)
+        self._put(layout.child_key(source.number, stream.number), layout.pack_number(at))
+        stream.version = stream.forked_at = at
+        stream.position = position
+        stream.digest = digest
+        stream.spine = source.spine if at == source.version else _UNLOADED
+        self._mark_active(stream, marker)
+        return stream, Forked(child.decode(), source.name.decode(), at, self._token(marker), time_ns, commit_id)
+
+    def _place(self, stream: _Stream, version: int) -> tuple[int, bytes]:
+        """Position and digest of *version* in the lineage of *stream*."""
+        if version == stream.version:
+            return stream.position, stream.digest
+        if not version:
+            return 0, NO_DIGEST
+        position = find_position(self._transaction, stream.position, stream.version, version)
+        header, _ = get_event(self._transaction, position, version)
+        return position, header.digest
+
+    def _head_after(self, stream: _Stream, marker: Forked, time_ns: int) -> Head:
+        return Head(
+            stream.name.decode(), stream.version, stream.digest, self._token(stream.activity),
+            marker.time_ns, time_ns, marker,
+        )  # fmt: skip
+
+    def _earlier_fork(
+        self, child: _Stream, parent: bytes, at: int | None, events: list[Prepared], commit_id: bytes
+    ) -> Head | None:
+        """The head as the first fork with this commit id left it; None if *child* was made otherwise."""
+        marker, value = get_record(self._transaction, child.created)
+        if marker.kind != layout.FORKED or marker.commit_id != commit_id:
+            return None
+        number = layout.unpack_number(layout.payload(marker, value)[2])
+        source = get_facts(self._transaction, number).name
+        if source != parent or (at is not None and at != marker.version):
+            raise CommitIdReusedError(child.name.decode(), commit_id)
+        forked = Forked(
+            child.name.decode(), parent.decode(), marker.version, self._token(child.created), marker.time_ns, commit_id
+        )
+        version, digest, position = marker.version, marker.digest, forked.position
+        if events or self._has_commit(child, marker.version + 1, commit_id):
+            commit = self._same_commit(child, marker.version + 1, events, commit_id)
+            version, digest, position = commit.version, commit.digest, commit.position
+        return Head(forked.stream, version, digest, position, marker.time_ns, marker.time_ns, forked)
+
+    def _has_commit(self, stream: _Stream, version: int, commit_id: bytes) -> bool:
+        if version > stream.version:
+            return False
+        position, _ = self._place(stream, version)
+        return get_event(self._transaction, position, version)[0].commit_id == commit_id
+
+    # ---------------------------------------------------------------------------------------------- deletions
+
+    def delete(self, name: bytes, expected: int, reason: str, actor: str) -> Deletion:
+        """See `EventLog.delete`: the tombstone. Erasure is another operation's work (`_erasure`)."""
+        stream = self._find(name)
+        if stream is None:
+            raise StreamNotFoundError(name.decode())
+        if stream.deleted:
+            return self.read_deletion(stream.deleted, name.decode())
+        if expected >= 0 and expected != stream.version:
+            raise WrongVersionError(name.decode(), expected, stream.version)
+        meta, data = actor.encode(), reason.encode()
+        header = Header(
+            layout.DELETED, 0, len(meta), len(data), stream.number, stream.version, 0, 0, stream.position, 0,
+            self._clock(), _NO_ID, _NO_ID, stream.digest,
+        )  # fmt: skip
+        stream.deleted = self._put_record(header, b"", meta, data)
+        facts = Facts(stream.created, stream.deleted, name)
+        self._put(layout.facts_key(stream.number), layout.pack_facts(facts))
+        self._delete(layout.head_key(stream.number))
+        self._put(
+            layout.erasure_key(stream.number),
+            layout.pack_erasure(Erasure(stream.position, stream.version, pending=True)),
+        )
+        self._delete_snapshots(stream.number)
+        self._touched[name] = stream
+        return self.read_deletion(stream.deleted, name.decode())
+
+    def read_deletion(self, position: int, name: str) -> Deletion:
+        """The tombstone at *position*."""
+        header, value = get_record(self._transaction, position)
+        _, actor, reason = layout.payload(header, value)
+        return Deletion(
+            name, header.version, header.digest, reason.decode(), actor.decode(), self._token(position), header.time_ns
+        )
+
+    def erase(self) -> Step:
+        """A batch of what deletions owe. No living stream's state changes, so what is cached stays right."""
+        step = erase_some(self._transaction)
+        if step is None:
+            return Step(0, more=False)
+        self.writes += 1
+        return step
+
+    def _delete_snapshots(self, number: int) -> None:
+        prefix = layout.snapshot_key(number, b"")
+        cursor = self._transaction.cursor()
+        while cursor.set_range(prefix) and cursor.key()[: len(prefix)] == prefix:
+            self._delete(bytes(cursor.key()))
+
+    # ------------------------------------------------------------------------------------ restore, snapshots
+
+    def restore(self, name: bytes, origin: Forked | None, base: tuple[int, bytes], events: Sequence[Event]) -> None:
+        """Bring *name* to hold *events*, which follow version and digest *base* of its lineage: created (as a fork of
+        *origin*, if given), compared where they overlap, appended where they are missing.
+        """
+        stream = self._living(name)
+        last = base[0] + len(events)
+        if stream is None:
+            if origin:
+                source = self._required(origin.parent.encode())
+                if origin.at > source.version or self._place(source, origin.at) != (
+                    self._place(source, origin.at)[0],
+                    base[1],
+                ):
+                    raise RestoreError(origin.parent, origin.at, "the log holds another history of it")
+                stream, _ = self._branch(source, name, origin.at, origin.commit_id, origin.time_ns)
+            elif base[0]:
+                raise RestoreError(name.decode(), base[0], "it is missing, and so is where it was forked")
+            else:
+                stream = self._create(name)
+        overlap = min(stream.version, last)
+        wanted = base[1] if overlap == base[0] else events[overlap - base[0] - 1].digest if overlap > base[0] else b""
+        if self._place(stream, overlap)[1] != wanted:
+            raise RestoreError(name.decode(), overlap, "the log holds another history of it")
+        for event in events[overlap - base[0] :]:
+            prepared = Prepared(event.type.encode(), event.meta, event.data, event.salt, b"", b"")
+            place = (event.commit_index, event.commit_size)
+            self._put_event(stream, prepared, event.time_ns, event.commit_id, place, event.digest)
+        stream.recent = None
+
+    def put_snapshot(self, name: bytes, label: bytes, revision: int, version: int, data: bytes) -> None:
+        """See `EventLog.put_snapshot`."""
+        stream = self._required(name)
+        if not 0 <= version <= stream.version:
+            raise ValueError(f"no version {version} to snapshot: the stream is at {stream.version}")
+        _, digest = self._place(stream, version)
+        row = layout.pack_snapshot(StoredSnapshot(revision, version, digest, data))
+        self._put(layout.snapshot_key(stream.number, label), row)
+
+
+def _remember(recent: dict[bytes, int], commit_id: bytes, first: int, version: int) -> None:
+    recent[commit_id] = first
+    if len(recent) > 4 * RECENT_EVENTS:
+        for old in [key for key, begun in recent.items() if begun <= version - RECENT_EVENTS]:
+            del recent[old]

@@ -1,0 +1,132 @@
+"""Walking a lineage inside a transaction: to any version through jump pointers, and back from there.
+
+Reading raises `DamagedRecord` (with the version it was looking for) and never follows a pointer that does not go
+backwards, so that a damaged file cannot trap it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventstore._layout import (
+    EVENT,
+    DamagedRecord,
+    Facts,
+    Header,
+    facts_key,
+    head_key,
+    jump_version,
+    log_key,
+    name_key,
+    unpack_facts,
+    unpack_head,
+    unpack_header,
+    unpack_number,
+)
+
+if TYPE_CHECKING:
+    from eventstore._lmdb import Transaction
+
+Spine = tuple[int, int, "Spine | None"]
+"""An event's version and position, and the spine of the event its jump pointer leads to: all that the next events'
+pointers are made of. Skew-binary numbers keep it at O(log n) cells, shared between versions."""
+
+
+class LostRecord(DamagedRecord):
+    """A pointer leads to a place where there is no record: damage, or an erasure that came between."""
+
+
+def find_number(transaction: Transaction, name: bytes) -> int | None:
+    """The number of the stream called *name*."""
+    value = transaction.get(name_key(name))
+    return None if value is None else unpack_number(value)
+
+
+def get_facts(transaction: Transaction, stream: int) -> Facts:
+    """The facts row of *stream*. Raises `DamagedRecord`."""
+    value = transaction.get(facts_key(stream))
+    if value is None:
+        raise DamagedRecord(f"stream number {stream} has no facts row")
+    return unpack_facts(value)
+
+
+def get_head(transaction: Transaction, stream: int) -> tuple[int, int]:
+    """Head position and version of a living *stream*. Raises `DamagedRecord`."""
+    value = transaction.get(head_key(stream))
+    if value is None:
+        raise DamagedRecord(f"stream number {stream} has no heads row")
+    return unpack_head(value)
+
+
+def get_record(transaction: Transaction, position: int) -> tuple[Header, memoryview]:
+    """The record at *position*. Raises `DamagedRecord`."""
+    value = transaction.get(log_key(position))
+    if value is None:
+        raise LostRecord(f"there is no record at position {position}")
+    return unpack_header(position, value), value
+
+
+def get_event(transaction: Transaction, position: int, version: int) -> tuple[Header, memoryview]:
+    """The record of the event with *version* at *position*. Raises `DamagedRecord`."""
+    try:
+        header, value = get_record(transaction, position)
+    except DamagedRecord as error:
+        error.version, error.position = version, position
+        raise
+    if header.kind != EVENT or header.version != version:
+        reason = f"the record there is kind {header.kind}, version {header.version}"
+        raise DamagedRecord(reason, version=version, position=position)
+    if header.previous >= position or header.jump >= position:
+        raise DamagedRecord("a pointer does not go back", version=version, position=position)
+    return header, value
+
+
+def find_position(transaction: Transaction, position: int, version: int, wanted: int) -> int:
+    """The position of version *wanted* in the lineage that has *version* at *position*: O(log n) records."""
+    while version > wanted:
+        header, _ = get_event(transaction, position, version)
+        jump = jump_version(version)
+        if jump >= wanted:
+            position, version = header.jump, jump
+        else:
+            position, version = header.previous, version - 1
+    return position
+
+
+def first_behind(transaction: Transaction, position: int, version: int, behind: int) -> int:
+    """The first version of the lineage whose position is greater than *behind*; *version* + 1 if there is none."""
+    if position <= behind:
+        return version + 1
+    while True:  # *position* is behind *behind*; go down to the last one that is
+        header, _ = get_event(transaction, position, version)
+        if header.previous <= behind:
+            return version
+        if header.jump > behind:
+            position, version = header.jump, jump_version(version)
+        else:
+            position, version = header.previous, version - 1
+
+
+def load_spine(transaction: Transaction, position: int, version: int) -> Spine | None:
+    """The spine of the event with *version* at *position*; None for version 0."""
+    cells = []
+    while version:
+        header, _ = get_event(transaction, position, version)
+        cells.append((version, position))
+        position, version = header.jump, jump_version(version)
+    spine: Spine | None = None
+    for cell in reversed(cells):
+        spine = (*cell, spine)
+    return spine
+
+
+def jump_of_next(spine: Spine | None) -> Spine | None:
+    """Where the jump pointer of the event after *spine*'s leads."""
+    if spine is None:
+        return None
+    version, _, jump = spine
+    jumped = jump[0] if jump else 0
+    twice = jump[2] if jump else None
+    if jump and version - jumped == jumped - (twice[0] if twice else 0):
+        return twice
+    return spine

@@ -1,0 +1,353 @@
+"""The LMDB environment: open it safely, run transactions in it, let it grow, close it. The only module that knows lmdb.
+
+What LMDB leaves to its users is done here, once:
+- one environment per file and process (opening a file twice in a process breaks its locks): `Engine` shares it;
+- no transaction outlives the function that runs in it: a read transaction pins every page freed since it began;
+- the map grows, or follows another process's growth, only while no transaction of ours is open;
+- values are views into the map: whoever runs in a transaction copies what it returns;
+- LMDB's errors become ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+
+import lmdb
+import lmdb.verify
+
+from eventstore._files import DATA_FILE, check_data_file, sync_path
+from eventstore._layout import IDENTITY, DamagedRecord, unpack_identity
+from eventstore.errors import (
+    AddressSpaceError,
+    ClosedError,
+    CorruptLogError,
+    DiskFullError,
+    EventStoreError,
+    ForkedProcessError,
+    LogFailedError,
+    LogInUseError,
+    LogPermissionError,
+    MapFullError,
+    NotALogError,
+    ReadersFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+Durability: TypeAlias = Literal["disk", "os"]
+Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
+
+LARGEST_MAP_BYTES: Final = 2**40
+_SMALLEST_MAP_BYTES: Final = 2**20
+_MAX_READERS: Final = 1024
+_BUNDLED_ENGINE: Final = 0  # LMDB 0.9: the two engines that py-lmdb bundles cannot read each other's files
+_READ_TRIES: Final = 8
+
+
+class Gate:
+    """Many pass at once, or one alone: transactions pass, changing the map needs it alone."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._inside = 0
+
+    def enter(self) -> None:
+        """Pass, once nobody has it alone."""
+        with self._condition:
+            self._inside += 1
+
+    def leave(self) -> None:
+        """What was begun with `enter` is over."""
+        with self._condition:
+            self._inside -= 1
+            if not self._inside:
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until all have left, and keep others out."""
+        with self._condition:
+            while self._inside:
+                self._condition.wait()
+            yield
+
+
+class Environment:
+    """An open LMDB file. Thread-safe; `write` is meant for one thread at a time (LMDB lets the others wait)."""
+
+    def __init__(self, path: Path, *, durability: Durability, map_size_bytes: int = LARGEST_MAP_BYTES) -> None:
+        self.path = path
+        self.durability: Final = durability
+        self._map_size_bytes = map_size_bytes
+        self._gate = Gate()
+        self._process = os.getpid()
+        self._failed = False
+        self._lmdb: lmdb.Environment | None = self._open()
+
+    def _open(self) -> lmdb.Environment:
+        self._check_length()
+        size = self._map_size_bytes
+        while True:
+            try:
+                env = lmdb.open(
+                    os.fspath(self.path),
+                    map_size=size,
+                    subdir=True,
+                    create=False,
+                    mode=0o700,
+                    metasync=self.durability == "disk",
+                    sync=self.durability == "disk",
+                    max_readers=_MAX_READERS,
+                    lib_version=_BUNDLED_ENGINE,
+                )
+            except (lmdb.MemoryError, lmdb.Error) as error:
+                if not _is_out_of_address_space(error):
+                    raise self._translate(error) from error
+                size //= 2
+                if size < max(_SMALLEST_MAP_BYTES, (self.path / DATA_FILE).stat().st_size):
+                    raise AddressSpaceError(
+                        str(self.path), "the process may not map it, raise its address space limit (ulimit -v)"
+                    ) from error
+            else:
+                self._map_size_bytes = size
+                env.reader_check()
+                return env
+
+    def _check_length(self) -> None:
+        """A file shorter than its meta page says is SIGBUS as soon as a missing page is touched. Pages that were given
+        out and dropped within one transaction may be missing at the end; only the checker can tell those.
+        """
+        if (self.path / DATA_FILE).stat().st_size >= check_data_file(self.path):
+            return
+        if (self.path / DATA_FILE).stat().st_size < check_data_file(self.path):  # not a writer caught in between
+            problems = check_structure(self.path)
+            if problems:
+                raise CorruptLogError(str(self.path), f"{DATA_FILE} is truncated: {problems[0]}")
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """What *work* returns from a read transaction. It must not keep the transaction or a view from it."""
+        for _ in range(_READ_TRIES):
+            self._gate.enter()
+            try:
+                with self._usable().begin(buffers=True) as transaction:
+                    return work(transaction)
+            except lmdb.MapResizedError:
+                resized = True
+            except lmdb.ReadersFullError as error:
+                resized = False
+                if not self._usable().reader_check():
+                    raise self._translate(error) from error
+            except lmdb.Error as error:
+                raise self._translate(error) from error
+            finally:
+                self._gate.leave()
+            if resized:
+                self._resize(0)
+        raise ReadersFullError(str(self.path), "no free reader slot, or a map that grows all the time")
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """What *work* returns from a write transaction that is committed, and durable unless opened otherwise.
+
+        Nothing is written if *work* raises. *work* runs again from the start if the map had to grow.
+        """
+        while True:
+            self._gate.enter()
+            try:
+                return self._write_once(work)
+            except lmdb.MapFullError:
+                size = self._map_size_bytes * 2
+            except lmdb.MapResizedError:
+                size = 0
+            except lmdb.Error as error:
+                raise self._translate(error) from error
+            finally:
+                self._gate.leave()
+            self._resize(size)
+
+    def _write_once(self, work: Callable[[Transaction], T]) -> T:
+        if self._failed:
+            raise LogFailedError(str(self.path), "an earlier commit failed")
+        transaction = self._usable().begin(write=True, buffers=True)
+        try:
+            result = work(transaction)
+        except BaseException:
+            transaction.abort()
+            raise
+        try:
+            transaction.commit()
+        except lmdb.Error as error:
+            # After a failed flush nobody knows what the disk holds: only reopening shows it.
+            self._failed = not isinstance(error, lmdb.MapFullError) and _errno(error) != errno.ENOSPC
+            raise
+        return result
+
+    def last_transaction(self) -> int:
+        """The number of the newest committed transaction, of any process."""
+        self._gate.enter()
+        try:
+            return self._usable().info()["last_txnid"]
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        finally:
+            self._gate.leave()
+
+    def _resize(self, size: int) -> None:
+        """Map *size* bytes, or with 0 as many as another process has made it."""
+        with self._gate.alone():
+            env = self._usable()
+            try:
+                env.set_mapsize(size)
+            except lmdb.Error as error:
+                # The old map is gone: open anew, at the old size.
+                env.close()
+                self._lmdb = self._open()
+                raise MapFullError(str(self.path), "its map is full and the process may not map more") from error
+            self._map_size_bytes = env.info()["map_size"]
+
+    def copy(self, target: Path, *, compact: bool) -> None:
+        """Write a consistent copy of the data file into the directory *target*, durable when this returns. Writers go
+        on; with *compact*, free pages are left out.
+        """
+        self._gate.enter()
+        try:
+            self._usable().copy(os.fspath(target), compact=compact)
+            sync_path(target / DATA_FILE)
+            sync_path(target)
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        finally:
+            self._gate.leave()
+
+    def rewrite(self, lock: contextlib.AbstractContextManager[None]) -> tuple[int, int]:
+        """Replace the data file by a compacted copy while holding *lock*, which must keep other processes out. Returns
+        its size before and after, in bytes. At every moment, the file under the name is a whole one.
+        """
+        data = self.path / DATA_FILE
+        with self._gate.alone(), lock:
+            env = self._usable()
+            before = data.stat().st_size
+            nursery = self.path / "compact.tmp"
+            try:
+                nursery.mkdir(mode=0o700, exist_ok=True)
+                (nursery / DATA_FILE).unlink(missing_ok=True)
+                env.copy(os.fspath(nursery), compact=True)
+                (nursery / DATA_FILE).chmod(0o600)
+                sync_path(nursery / DATA_FILE)
+            except lmdb.Error as error:
+                (nursery / DATA_FILE).unlink(missing_ok=True)
+                nursery.rmdir()
+                raise self._translate(error) from error
+            env.close()
+            try:
+                (nursery / DATA_FILE).replace(data)
+                sync_path(self.path)
+            finally:
+                self._lmdb = self._open()
+            nursery.rmdir()
+            return before, data.stat().st_size
+
+    def identity(self) -> tuple[int, bytes]:
+        """Format number and log id. Raises `NotALogError`."""
+        value = self.read(lambda transaction: bytes(transaction.get(IDENTITY, b"")))
+        try:
+            return unpack_identity(value)
+        except DamagedRecord as error:
+            raise NotALogError(str(self.path), f"an LMDB file, but not a Refold log: {error}") from error
+
+    def close(self) -> None:
+        """Release the file, once every running transaction is over. In a forked child: forget it."""
+        if self._process != os.getpid():
+            return
+        with self._gate.alone():
+            if self._lmdb is not None:
+                self._lmdb.close()
+                self._lmdb = None
+
+    def _usable(self) -> lmdb.Environment:
+        if self._process != os.getpid():
+            raise ForkedProcessError(str(self.path))
+        if self._lmdb is None:
+            raise ClosedError(str(self.path))
+        return self._lmdb
+
+    def _translate(self, error: lmdb.Error) -> Exception:
+        path = str(self.path)
+        match error:
+            case lmdb.ReadersFullError():
+                return ReadersFullError(path, f"all {_MAX_READERS} reader slots are taken")
+            case lmdb.CorruptedError() | lmdb.PageNotFoundError() | lmdb.PageFullError() | lmdb.CursorFullError():
+                return CorruptLogError(path, f"LMDB finds its structure damaged: {error}")
+            case lmdb.VersionMismatchError() | lmdb.InvalidError() | lmdb.IncompatibleError():
+                return NotALogError(path, f"{DATA_FILE} is not an LMDB 0.9 data file: {error}")
+            case lmdb.LockError():
+                return LogInUseError(path, _LOCK_EXPLANATION)
+            case lmdb.MemoryError():
+                return AddressSpaceError(path, "not enough memory")
+        return self._translate_errno(error)
+
+    def _translate_errno(self, error: lmdb.Error) -> Exception:
+        path = str(self.path)
+        match _errno(error):
+            case errno.ENOSPC | errno.EDQUOT:
+                return DiskFullError(path, "no space left on the device")
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                return LogPermissionError(path, "permission denied")
+            case errno.EAGAIN | errno.EBUSY:
+                return LogInUseError(path, _LOCK_EXPLANATION)
+            case _ if "already open in this process" in str(error):
+                return LogInUseError(path, "this process has it open by other means than this package")
+        return LogFailedError(path, str(error))
+
+
+_LOCK_EXPLANATION: Final = (
+    "LMDB cannot tell its users apart: two containers with their own process numbers must not open one file"
+)
+
+
+def create_environment(path: Path, fill: Callable[[Any], None]) -> None:
+    """Make the data file in the existing directory *path*, with what *fill* puts into its first transaction."""
+    try:
+        size = 2**24  # enough for one page or two; every open asks for its own
+        env = lmdb.open(os.fspath(path), map_size=size, create=False, mode=0o700, lib_version=_BUNDLED_ENGINE)
+    except lmdb.Error as error:
+        raise _creation_error(path, error) from error
+    try:
+        with env.begin(write=True) as transaction:
+            fill(transaction)
+    except lmdb.Error as error:
+        raise _creation_error(path, error) from error
+    finally:
+        env.close()
+
+
+def check_structure(path: Path) -> list[str]:
+    """What py-lmdb's own checker finds wrong with the pages of the data file; it never hands the file to LMDB."""
+    try:
+        return list(lmdb.verify.verify(os.fspath(path / DATA_FILE), subdir=False))  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        return [str(error)]
+    except (IndexError, ValueError, OverflowError) as error:
+        return [f"the checker cannot follow the pages: {error!r}"]
+
+
+def _creation_error(path: Path, error: lmdb.Error) -> EventStoreError:
+    if _errno(error) in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(str(path), "no space left on the device")
+    if _is_out_of_address_space(error):
+        return AddressSpaceError(str(path), "the process may not map it, raise its address space limit (ulimit -v)")
+    return LogFailedError(str(path), f"cannot be created: {error}")
+
+
+def _is_out_of_address_space(error: lmdb.Error) -> bool:
+    return isinstance(error, lmdb.MemoryError) or _errno(error) == errno.ENOMEM
+
+
+def _errno(error: lmdb.Error) -> int:
+    return errno.ENOSPC if isinstance(error, lmdb.DiskError) else int(getattr(error, "code", 0) or 0)

@@ -1,0 +1,383 @@
+"""What is read inside one read transaction, as values that outlive it.
+
+Reads of any size go in pages: a page is what one transaction reads, bounded in events and bytes, so that no transaction
+pins pages for long and an event loop can breathe in between. Damage raises `CorruptEventError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from eventstore import _chain
+from eventstore import _layout as layout
+from eventstore._layout import DamagedRecord, Facts, Header
+from eventstore._lineage import (
+    LostRecord,
+    find_number,
+    find_position,
+    first_behind,
+    get_event,
+    get_facts,
+    get_head,
+    get_record,
+)
+from eventstore.errors import CorruptEventError, InvalidCursorError, StreamDeletedError, StreamNotFoundError
+from eventstore.log import NO_DIGEST, START, CheckpointEntry, Deletion, Event, Forked, Head, Position, Record, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventstore._lmdb import Transaction
+
+PAGE_EVENTS: Final = 256
+PAGE_BYTES: Final = 4 * 2**20
+_PAGE_NAMES: Final = 1_000
+_NAMES_KEPT: Final = 65_536
+
+
+class Walk(NamedTuple):
+    """Where a backward walk through a lineage stands: the next event to read, and the last one wanted (exclusive)."""
+
+    position: int
+    version: int
+    after: int
+
+
+class Reader:
+    """The read side of an open log. Thread-safe: what it remembers (names of streams and types) never changes."""
+
+    def __init__(self, log_id: bytes) -> None:
+        self._log_id = log_id
+        self._names: dict[int, str] = {}
+        self._types: dict[bytes, str] = {}
+
+    def token(self, position: int) -> Position:
+        """The opaque form of *position*."""
+        return Position(self._log_id + position.to_bytes(8, "big"))
+
+    def number(self, position: Position) -> int:
+        """Inverse of `token`. Raises `InvalidCursorError`."""
+        if position == START:
+            return 0
+        if type(position) is not bytes or len(position) != layout.LOG_ID_BYTES + 8:
+            raise InvalidCursorError(position, "it is no position")
+        if position[: layout.LOG_ID_BYTES] != self._log_id:
+            raise InvalidCursorError(position, "it belongs to another log")
+        return int.from_bytes(position[layout.LOG_ID_BYTES :], "big")
+
+    # ------------------------------------------------------------------------------------------------ streams
+
+    def find(self, transaction: Transaction, stream: str) -> int:
+        """The number of a living stream. Raises `StreamNotFoundError`, `StreamDeletedError`."""
+        number = find_number(transaction, stream.encode())
+        if number is None:
+            raise StreamNotFoundError(stream)
+        if _facts(transaction, number, stream).deleted:
+            raise StreamDeletedError(stream)
+        return number
+
+    def head(self, transaction: Transaction, stream: str) -> Head | None:
+        """See `EventLog.head`."""
+        number = find_number(transaction, stream.encode())
+        if number is None:
+            return None
+        facts = _facts(transaction, number, stream)
+        if facts.deleted:
+            raise StreamDeletedError(stream)
+        return self._head(transaction, number, facts)
+
+    def _head(self, transaction: Transaction, number: int, facts: Facts) -> Head:
+        name = facts.name.decode()
+        try:
+            position, version = get_head(transaction, number)
+            created, value = get_record(transaction, facts.created)
+            forked = self._forked(transaction, name, facts.created, created, value)
+            own = forked is None or version > forked.at
+            newest = get_event(transaction, position, version)[0] if own else created
+        except DamagedRecord as error:
+            raise self._corrupt(name, error) from error
+        activity = self.token(position if own else facts.created)
+        return Head(name, version, newest.digest, activity, created.time_ns, newest.time_ns, forked)
+
+    def _forked(
+        self, transaction: Transaction, name: str, position: int, header: Header, value: memoryview
+    ) -> Forked | None:
+        if header.kind != layout.FORKED:
+            return None
+        parent = self._name(transaction, layout.unpack_number(layout.payload(header, value)[2]))
+        return Forked(name, parent, header.version, self.token(position), header.time_ns, header.commit_id)
+
+    def _name(self, transaction: Transaction, number: int) -> str:
+        name = self._names.get(number)
+        if name is None:
+            if len(self._names) >= _NAMES_KEPT:
+                self._names.clear()
+            name = self._names[number] = get_facts(transaction, number).name.decode()
+        return name
+
+    def children(self, transaction: Transaction, stream: str) -> list[Head]:
+        """See `EventLog.children`."""
+        prefix = layout.children_prefix(self.find(transaction, stream))
+        heads = []
+        for key, _ in _rows(transaction, prefix):
+            child = layout.key_child(key)
+            facts = get_facts(transaction, child)
+            if not facts.deleted:
+                heads.append(self._head(transaction, child, facts))
+        return heads
+
+    def streams(self, transaction: Transaction, limit: int, before: int | None) -> list[Head]:
+        """The *limit* living streams with the newest activity, of those whose activity lies before *before*."""
+        heads: list[Head] = []
+        for bucket in _buckets(transaction, before):
+            active = []
+            for number in _active_in(transaction, bucket):
+                activity, facts = self._activity(transaction, number)
+                if facts and activity >> layout.BUCKET_SHIFT == bucket and (before is None or activity < before):
+                    active.append((activity, number, facts))
+            active.sort(reverse=True)
+            heads += [self._head(transaction, number, facts) for _, number, facts in active[: limit - len(heads)]]
+            if len(heads) >= limit:
+                break
+        return heads
+
+    def _activity(self, transaction: Transaction, number: int) -> tuple[int, Facts | None]:
+        """Position of the last activity of a stream, and its facts; none if it was deleted."""
+        row = transaction.get(layout.head_key(number))
+        if row is None:
+            return 0, None
+        position, _ = layout.unpack_head(row)
+        facts = get_facts(transaction, number)
+        # A fork without own events has its parent's head position, which lies before its own creation.
+        return max(position, facts.created), facts
+
+    def checkpoint_page(self, transaction: Transaction, after: bytes) -> tuple[list[CheckpointEntry], bytes]:
+        """Checkpoint entries of the next streams by name, and the name to go on behind; empty: that was all."""
+        entries: list[CheckpointEntry] = []
+        name = b""
+        cursor = transaction.cursor()
+        found = cursor.set_range(layout.name_key(after) + (b"\0" if after else b""))
+        while found and bytes(cursor.key()[:1]) == layout.NAMES:
+            if len(entries) >= _PAGE_NAMES:
+                return entries, name
+            name = bytes(cursor.key()[1:])
+            entries.append(self._checkpoint_entry(transaction, name, layout.unpack_number(cursor.value())))
+            found = cursor.next()
+        return entries, b""
+
+    def _checkpoint_entry(self, transaction: Transaction, name: bytes, number: int) -> CheckpointEntry:
+        stream = name.decode()
+        facts = _facts(transaction, number, stream)
+        if facts.deleted:
+            tombstone, _ = get_record(transaction, facts.deleted)
+            return CheckpointEntry(stream, tombstone.version, tombstone.digest, deleted=True)
+        head = self._head(transaction, number, facts)
+        return CheckpointEntry(stream, head.version, head.digest)
+
+    # ------------------------------------------------------------------------------------------------- events
+
+    def start_walk(self, transaction: Transaction, stream: str, after: int, upto: int) -> Walk:
+        """A walk back from version *upto* (clipped to the head) to *after*."""
+        number = self.find(transaction, stream)
+        try:
+            position, version = get_head(transaction, number)
+            top = min(upto, version)
+            if top <= after:
+                return Walk(0, after, after)
+            return Walk(find_position(transaction, position, version, top), top, after)
+        except DamagedRecord as error:
+            raise self._corrupt(stream, error) from error
+
+    def walk_page(self, transaction: Transaction, stream: str, walk: Walk, limit: int) -> tuple[list[Event], Walk]:
+        """The next events of the walk, newest first: at most a page, at most *limit*."""
+        events: list[Event] = []
+        position, version, after = walk
+        size = 0
+        try:
+            while version > after and len(events) < limit and size < PAGE_BYTES:
+                header, value = get_event(transaction, position, version)
+                size += len(value)
+                events.append(self._event(transaction, position, header, value))
+                position, version = header.previous, version - 1
+        except DamagedRecord as error:
+            if isinstance(error, LostRecord):
+                self.find(transaction, stream)  # it may have been deleted, and erased, since the page before
+            raise self._corrupt(stream, error) from error
+        return events, Walk(position, version, after)
+
+    def digest_at(self, transaction: Transaction, stream: str, version: int) -> bytes:
+        """The digest of *version* in the lineage of *stream*."""
+        if not version:
+            return NO_DIGEST
+        walk = self.start_walk(transaction, stream, version - 1, version)
+        return get_event(transaction, walk.position, version)[0].digest
+
+    def stream_page(self, transaction: Transaction, stream: str, after: int, limit: int) -> list[Record]:
+        """The next records of one stream behind position *after*: events of its lineage, or its `Deletion`."""
+        number = find_number(transaction, stream.encode())
+        if number is None:
+            raise StreamNotFoundError(stream)
+        deleted = _facts(transaction, number, stream).deleted
+        if deleted:
+            _, value = get_record(transaction, deleted)
+            return [self.record(transaction, deleted, value)] if deleted > after else []
+        try:
+            position, version = get_head(transaction, number)
+            first = first_behind(transaction, position, version, after)
+            top = min(version, first + limit - 1)
+            walk = Walk(find_position(transaction, position, version, top), top, first - 1)
+        except DamagedRecord as error:
+            raise self._corrupt(stream, error) from error
+        records: list[Record] = []
+        while walk.version > walk.after:
+            page, walk = self.walk_page(transaction, stream, walk, limit)
+            records += page
+        return records[::-1]
+
+    def is_deleted_before(self, transaction: Transaction, stream: str, position: int) -> bool:
+        """Whether *stream* has a tombstone at or before *position*: nothing of it follows."""
+        number = find_number(transaction, stream.encode())
+        return number is not None and 0 < _facts(transaction, number, stream).deleted <= position
+
+    def log_page(self, transaction: Transaction, after: int, limit: int) -> list[Record]:
+        """The next records of the whole log behind position *after*: at most a page, at most *limit*."""
+        records: list[Record] = []
+        size = 0
+        for key, value in _rows(transaction, layout.LOG, start=layout.log_key(after + 1)):
+            if len(records) >= limit or size >= PAGE_BYTES:
+                break
+            size += len(value)
+            records.append(self.record(transaction, layout.key_position(key), value))
+        return records
+
+    def record(self, transaction: Transaction, position: int, value: memoryview) -> Record:
+        """The record in *value*. Raises `CorruptEventError`."""
+        name = ""
+        try:
+            header = layout.unpack_header(position, value)
+            name = self._name(transaction, header.stream)
+            if header.kind == layout.EVENT:
+                return self._event(transaction, position, header, value)
+            forked = self._forked(transaction, name, position, header, value)
+            if forked:
+                return forked
+            _, actor, reason = layout.payload(header, value)
+            token = self.token(position)
+            return Deletion(name, header.version, header.digest, reason.decode(), actor.decode(), token, header.time_ns)
+        except DamagedRecord as error:
+            error.position = position
+            raise self._corrupt(name, error) from error
+
+    def _event(self, transaction: Transaction, position: int, header: Header, value: memoryview) -> Event:
+        type_, meta, data = layout.payload(header, value)
+        name = self._types.get(type_)
+        if name is None:
+            name = self._decode_type(type_)
+        return Event(
+            self._names.get(header.stream) or self._name(transaction, header.stream),
+            header.version,
+            self.token(position),
+            name,
+            data,
+            meta,
+            header.time_ns,
+            header.commit_id,
+            header.commit_index,
+            header.commit_size,
+            header.salt,
+            header.digest,
+        )
+
+    def _decode_type(self, type_: bytes) -> str:
+        try:
+            name = type_.decode()
+        except UnicodeDecodeError as error:
+            raise DamagedRecord("its type is not UTF-8") from error
+        if len(self._types) < _NAMES_KEPT:
+            self._types[type_] = name
+        return name
+
+    # ---------------------------------------------------------------------------------------------- snapshots
+
+    def snapshot(self, transaction: Transaction, stream: str, name: str, revision: int) -> Snapshot | None:
+        """See `EventLog.get_snapshot`."""
+        number = self.find(transaction, stream)
+        value = transaction.get(layout.snapshot_key(number, name.encode()))
+        if value is None:
+            return None
+        try:
+            stored = layout.unpack_snapshot(value)
+        except DamagedRecord:
+            return None  # a cache: `verify` reports it, the caller folds again
+        _, version = get_head(transaction, number)
+        if stored.revision != revision or stored.version > version:
+            return None
+        if self.digest_at(transaction, stream, stored.version) != stored.digest:
+            return None
+        return Snapshot(stream, name, revision, stored.version, stored.digest, stored.data)
+
+    def _corrupt(self, stream: str, error: DamagedRecord) -> CorruptEventError:
+        return CorruptEventError(stream, error.version, self.token(error.position), str(error))
+
+
+def check_digests(events: list[Event], previous: bytes) -> None:
+    """Raise `CorruptEventError` for the first of *events* (in version order, *previous* before them) whose digest does
+    not follow from its content.
+    """
+    for event in events:
+        if event_digest(event, previous) != event.digest:
+            raise CorruptEventError(
+                event.stream, event.version, event.position, "its digest does not match its content"
+            )
+        previous = event.digest
+
+
+def event_digest(event: Event, previous: bytes) -> bytes:
+    """The digest that *event* must have behind an event with the digest *previous*."""
+    return _chain.link(
+        previous,
+        event.version,
+        event.time_ns,
+        event.commit_id,
+        _chain.prefixed(event.stream.encode()),
+        _chain.prefixed(event.type.encode()),
+        _chain.hash_meta(event.meta),
+        _chain.commitment(event.salt, event.data),
+    )
+
+
+def _facts(transaction: Transaction, number: int, stream: str) -> Facts:
+    try:
+        return get_facts(transaction, number)
+    except DamagedRecord as error:
+        raise CorruptEventError(stream, 0, b"", str(error)) from error
+
+
+def _rows(
+    transaction: Transaction, prefix: bytes, start: bytes | None = None
+) -> Iterator[tuple[memoryview, memoryview]]:
+    cursor = transaction.cursor()
+    if not cursor.set_range(start or prefix):
+        return
+    for key, value in cursor:
+        if bytes(key[: len(prefix)]) != prefix:
+            return
+        yield key, value
+
+
+def _buckets(transaction: Transaction, before: int | None) -> Iterator[int]:
+    """The buckets in which a stream was active, newest first, from that of position *before* on."""
+    cursor = transaction.cursor()
+    bound = (before >> layout.BUCKET_SHIFT) + 1 if before is not None else 2**52
+    while True:
+        found = cursor.set_range(layout.activity_key(bound << layout.BUCKET_SHIFT, 0)) and cursor.prev()
+        if not found or bytes(cursor.key()[:1]) != layout.ACTIVITY:
+            return
+        bound, _ = layout.key_activity(cursor.key())
+        yield bound
+
+
+def _active_in(transaction: Transaction, bucket: int) -> Iterator[int]:
+    prefix = layout.activity_key(bucket << layout.BUCKET_SHIFT, 0)[:9]
+    for key, _ in _rows(transaction, prefix):
+        yield layout.key_activity(key)[1]

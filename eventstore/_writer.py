@@ -1,0 +1,246 @@
+"""Group commit: one thread per log takes what is waiting, writes it in one transaction, and flushes once for all.
+
+A flush costs the same for one event and for a thousand, so appends that arrive during one are committed by the next.
+Every operation that writes goes through here, whichever thread or event loop it comes from; the event loops never wait
+for the disk, and each is woken once per commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from eventstore._layout import DamagedRecord
+from eventstore.errors import ClosedError, CorruptLogError, EventStoreError, LogFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from eventstore._ledger import Ledger
+    from eventstore._lmdb import Environment, Transaction
+
+T = TypeVar("T")
+_MAX_BATCH_JOBS: Final = 4_096
+_MAX_BATCH_BYTES: Final = 64 * 2**20
+_LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken
+_logger = logging.getLogger("eventstore")
+
+
+class Waiter(Protocol):
+    """Who waits for a job: a thread, or a future of an event loop."""
+
+    def wake(self, job: Job[Any]) -> None:
+        """The job is done."""
+
+
+class Job(Generic[T]):
+    """One operation to write, and then its outcome."""
+
+    __slots__ = ("error", "result", "size", "waiter", "work")
+
+    def __init__(self, work: Callable[[Ledger], T], size: int, waiter: Waiter) -> None:
+        self.work = work
+        self.size = size
+        self.waiter = waiter
+        self.result: T
+        self.error: BaseException | None = None
+
+
+class ThreadWaiter:
+    """A thread that blocks until its job is done."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self, job: Job[Any]) -> None:  # noqa: ARG002  (the thread holds its job)
+        """The job is done."""
+        self._lock.release()
+
+    def wait(self) -> None:
+        """Return when the job is done."""
+        self._lock.acquire()
+
+
+class LoopWaiter:
+    """A future of an event loop. The writer gathers those of one loop and wakes the loop once."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def wake(self, job: Job[Any]) -> None:
+        """The job is done; called in the loop's own thread."""
+        if self.future.done():  # cancelled
+            return
+        if job.error is not None:
+            self.future.set_exception(job.error)
+        else:
+            self.future.set_result(job.result)
+
+
+class Writer:
+    """The writer thread of an open log."""
+
+    def __init__(self, environment: Environment, ledger: Ledger, *, erasure_owed: bool) -> None:
+        self._environment = environment
+        self._ledger = ledger
+        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._closing = threading.Lock()
+        self._erasure_owed = erasure_owed
+        self._last_batch = 1
+        self._last_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="refold-writer", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Callable[[Ledger], T], size: int = 0) -> T:
+        """Run *work* in a transaction that is committed with others' and durable when this returns; blocks."""
+        waiter = ThreadWaiter()
+        job = Job(work, size, waiter)
+        self._submit(job)
+        waiter.wait()
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    async def call_async(self, work: Callable[[Ledger], T], size: int = 0) -> T:
+        """`call`, awaited. If it is cancelled, *work* may still be carried out."""
+        waiter = LoopWaiter()
+        self._submit(Job(work, size, waiter))
+        result: T = await waiter.future
+        return result
+
+    def _submit(self, job: Job[Any]) -> None:
+        with self._closing:
+            if self._closed:
+                raise ClosedError(str(self._environment.path))
+            self._queue.put(job)
+
+    def owe_erasure(self) -> None:
+        """A stream was deleted: erase in the background. Called within the deletion's own job."""
+        self._erasure_owed = True
+
+    def close(self) -> None:
+        """Finish what was submitted and end the thread. Owed erasure goes on at the next open."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    # ---------------------------------------------------------------------------------------- the writer thread
+
+    def _run(self) -> None:
+        while True:
+            batch, last = self._gather()
+            if batch:
+                started = time.perf_counter()
+                self._commit(batch)
+                self._last_batch = len(batch)
+                self._last_seconds = time.perf_counter() - started
+            elif not last:
+                self._erase()
+            if last:
+                return
+
+    def _gather(self) -> tuple[list[Job[Any]], bool]:
+        """What is waiting, at most a batch, and whether the log is closing; nothing if there is erasure to do first."""
+        try:
+            job = self._queue.get(block=not self._erasure_owed)
+        except queue.Empty:
+            return [], False
+        batch: list[Job[Any]] = []
+        size = 0
+        deadline = None
+        while job is not None:
+            batch.append(job)
+            size += job.size
+            if len(batch) >= _MAX_BATCH_JOBS or size >= _MAX_BATCH_BYTES:
+                return batch, False
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                # Those woken by the last commit are about to append again: a moment's patience doubles the batch.
+                now = time.perf_counter()
+                deadline = deadline or now + self._last_seconds * _LINGER_SHARE
+                if len(batch) >= self._last_batch or now >= deadline:
+                    return batch, False
+                try:
+                    job = self._queue.get(timeout=deadline - now)
+                except queue.Empty:
+                    return batch, False
+        return batch, True
+
+    def _commit(self, batch: Sequence[Job[Any]]) -> None:
+        try:
+            self._environment.write(lambda transaction: self._work(transaction, batch))
+            self._ledger.committed()
+        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
+            self._ledger.aborted()
+            if len(batch) > 1 and not isinstance(error, (LogFailedError, ClosedError)):
+                for job in batch:  # one of them broke the transaction: let only that one fail
+                    self._commit([job])
+                return
+            for job in batch:
+                job.error = _translate(self._environment, error)
+        _wake(batch)
+
+    def _work(self, transaction: Transaction, batch: Sequence[Job[Any]]) -> None:
+        self._ledger.begin(transaction)
+        for job in batch:
+            writes = self._ledger.writes
+            job.error = None
+            try:
+                job.result = job.work(self._ledger)
+            except (EventStoreError, ValueError, DamagedRecord) as error:
+                if self._ledger.writes != writes:
+                    raise
+                job.error = _translate(self._environment, error)
+        self._ledger.finish()
+
+    def _erase(self) -> None:
+        """One batch of owed erasure, while nobody waits."""
+        job = Job(lambda ledger: ledger.erase(), 0, _Nobody())
+        self._commit([job])
+        if job.error is not None:
+            # `verify` reports what is wrong, `erase()` raises it; tried again at the next open.
+            _logger.warning("%s: erasure stopped: %s", self._environment.path, job.error)
+        self._erasure_owed = job.error is None and job.result.more
+
+
+class _Nobody:
+    """Waits for nothing."""
+
+    def wake(self, job: Job[Any]) -> None:
+        """The job is done."""
+
+
+def _translate(environment: Environment, error: BaseException) -> BaseException:
+    return CorruptLogError(str(environment.path), str(error)) if isinstance(error, DamagedRecord) else error
+
+
+def _wake(batch: Sequence[Job[Any]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+    for job in batch:
+        if isinstance(job.waiter, LoopWaiter):
+            by_loop.setdefault(job.waiter.loop, []).append(job)
+        else:
+            job.waiter.wake(job)
+    for loop, jobs in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_wake_all, jobs)
+
+
+def _wake_all(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        job.waiter.wake(job)
