@@ -12,7 +12,7 @@ _LENGTH: Final = struct.Struct(">I")
 _NO_META: Final = sha256(b"").digest()
 
 
-def commitment(salt: bytes, data: bytes) -> bytes:
+def commitment(salt: bytes, data: bytes | memoryview) -> bytes:
     """What the chain keeps of *data*: it can be dropped with its salt, and the chain still verifies."""
     hashed = sha256(salt)
     hashed.update(data)  # not `salt + data`: 64 MiB need no copy

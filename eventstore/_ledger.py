@@ -44,7 +44,6 @@ from eventstore.log import (
     SALT_BYTES,
     Commit,
     Deletion,
-    Event,
     Expected,
     Forked,
     Head,
@@ -53,9 +52,10 @@ from eventstore.log import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from eventstore._lmdb import Transaction
+    from eventstore._restore import Segment
 
 _CACHED_STREAMS: Final = 8_192
 _NO_ID: Final = bytes(16)
@@ -489,34 +489,36 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------ restore, snapshots
 
-    def restore(self, name: bytes, origin: Forked | None, base: tuple[int, bytes], events: Sequence[Event]) -> None:
-        """Bring *name* to hold *events*, which follow version and digest *base* of its lineage: created (as a fork of
-        *origin*, if given), compared where they overlap, appended where they are missing.
+    def restore(self, segment: Segment) -> None:
+        """Bring a stream to hold the events of *segment*: it is created if it is missing, compared where they overlap,
+        and what is missing is appended as it was.
         """
-        stream = self._living(name)
-        last = base[0] + len(events)
-        if stream is None:
-            if origin:
-                source = self._required(origin.parent.encode())
-                if origin.at > source.version or self._place(source, origin.at) != (
-                    self._place(source, origin.at)[0],
-                    base[1],
-                ):
-                    raise RestoreError(origin.parent, origin.at, "the log holds another history of it")
-                stream, _ = self._branch(source, name, origin.at, origin.commit_id, origin.time_ns)
-            elif base[0]:
-                raise RestoreError(name.decode(), base[0], "it is missing, and so is where it was forked")
-            else:
-                stream = self._create(name)
-        overlap = min(stream.version, last)
-        wanted = base[1] if overlap == base[0] else events[overlap - base[0] - 1].digest if overlap > base[0] else b""
+        name = segment.stream.encode()
+        stream = self._living(name) or self._restore_beginning(segment)
+        version, digest = segment.base
+        overlap = min(stream.version, version + len(segment.events))
+        if stream.forked_at != segment.at or overlap < version:
+            raise RestoreError(segment.stream, segment.at, f"the log has it forked at {stream.forked_at}")
+        wanted = segment.events[overlap - version - 1].digest if overlap > version else digest
         if self._place(stream, overlap)[1] != wanted:
-            raise RestoreError(name.decode(), overlap, "the log holds another history of it")
-        for event in events[overlap - base[0] :]:
+            raise RestoreError(segment.stream, overlap, "the log holds another history of it")
+        for event in segment.events[overlap - version :]:
             prepared = Prepared(event.type.encode(), event.meta, event.data, event.salt, b"", b"")
             place = (event.commit_index, event.commit_size)
             self._put_event(stream, prepared, event.time_ns, event.commit_id, place, event.digest)
         stream.recent = None
+
+    def _restore_beginning(self, segment: Segment) -> _Stream:
+        for parent in segment.parents:
+            source = self._find(parent.encode())
+            if source is None or source.deleted or source.version < segment.at:
+                continue
+            if self._place(source, segment.at)[1] == segment.base[1]:
+                name = segment.stream.encode()
+                return self._branch(source, name, segment.at, segment.commit_id, segment.time_ns)[0]
+        if segment.at or not segment.events:
+            raise RestoreError(segment.stream, segment.at, "the log does not hold what it was forked from")
+        return self._create(segment.stream.encode())
 
     def put_snapshot(self, name: bytes, label: bytes, revision: int, version: int, data: bytes) -> None:
         """See `EventLog.put_snapshot`."""

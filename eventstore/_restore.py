@@ -11,7 +11,6 @@ from eventstore.log import (
     MAX_COMMIT_EVENTS,
     NO_DIGEST,
     SALT_BYTES,
-    START,
     Event,
     Forked,
     NewEvent,
@@ -27,10 +26,16 @@ _CHUNK_BYTES = 8 * 2**20
 
 
 class Segment(NamedTuple):
-    """Events that one stream of the lineage owns, the version and digest before them, and how it was forked."""
+    """Events that one stream of the lineage owns, and how it began: at version *at*, as a fork of the first of
+    *parents* that the log has (one that left no event in the lineage may be missing). *base*: version and digest before
+    the events.
+    """
 
     stream: str
-    origin: Forked | None
+    at: int
+    parents: tuple[str, ...]
+    time_ns: int
+    commit_id: bytes
     base: tuple[int, bytes]
     events: list[Event]
 
@@ -45,16 +50,24 @@ def plan_restore(stream: str, records: Sequence[Event | Forked]) -> list[Segment
     for record in records:
         if isinstance(record, Forked):
             _check_forked(record, stream, version)
-            segments.append(Segment(record.stream, record, (version, digest), []))
+            segments.append(_begin(record, (record.parent,), segments, (version, digest)))
             continue
         if not segments or segments[-1].stream != record.stream:
-            segments.append(_segment_of(record, segments, version, digest))
+            segments.append(_begin(record, (), segments, (version, digest)))
         _check_event(record, version, digest)
         segments[-1].events.append(record)
         version, digest = record.version, record.digest
     if not segments or segments[-1].stream != stream:
         raise RestoreError(stream, version, "the records end with another stream's")
     return segments
+
+
+def _begin(record: Event | Forked, named: tuple[str, ...], before: list[Segment], base: tuple[int, bytes]) -> Segment:
+    """The segment that *record* opens; without a `Forked` record, time and commit id are those of its first event."""
+    if any(segment.stream == record.stream for segment in before):
+        raise RestoreError(record.stream, base[0], "its events do not stand together")
+    parents = (*named, *(segment.stream for segment in before[-1:]))
+    return Segment(record.stream, base[0], parents, record.time_ns, record.commit_id, base, [])
 
 
 def chunks(segment: Segment) -> Iterator[Segment]:
@@ -69,16 +82,6 @@ def chunks(segment: Segment) -> Iterator[Segment]:
             base, part, size = (event.version, event.digest), [], 0
     if part or not segment.events:
         yield segment._replace(base=base, events=part)
-
-
-def _segment_of(event: Event, before: list[Segment], version: int, digest: bytes) -> Segment:
-    """A segment that no `Forked` record announced: time and commit id are those of its first event."""
-    if any(segment.stream == event.stream for segment in before):
-        raise RestoreError(event.stream, event.version, "its events do not stand together")
-    if not before:
-        return Segment(event.stream, None, (version, digest), [])
-    origin = Forked(event.stream, before[-1].stream, version, START, event.time_ns, event.commit_id)
-    return Segment(event.stream, origin, (version, digest), [])
 
 
 def _check_forked(record: Forked, stream: str, version: int) -> None:

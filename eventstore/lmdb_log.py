@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from eventstore._restore import Segment
     from eventstore._writer import Writer
 
 T = TypeVar("T")
@@ -289,22 +290,18 @@ class BlockingLmdbEventLog:
     def restore(self, stream: str, records: Sequence[Event | Forked]) -> Head:
         """See `EventLog.restore`."""
         writer = self._engine.writer
-        for work, size in self.prepare_restore(stream, records):
-            writer.call(work, size)
+        for segment in self._segments(stream, records):
+            for part in chunks(segment):
+                writer.call(partial(_restore, part), MAX_COMMIT_BYTES)
         head = self.head(stream)
         assert head is not None, "it was just restored"
         return head
 
-    def prepare_restore(
-        self, stream: str, records: Sequence[Event | Forked]
-    ) -> list[tuple[Callable[[Ledger], None], int]]:
-        """The transactions of a restore, every digest checked."""
+    def _segments(self, stream: str, records: Sequence[Event | Forked]) -> list[Segment]:
+        """What to restore, every digest checked; a stream that is there has its ancestors, even deleted ones."""
         check_stream_name(stream)
-        return [
-            (_restore_work(segment.stream.encode(), part.origin, part.base, part.events), MAX_COMMIT_BYTES)
-            for segment in plan_restore(stream, records)
-            for part in chunks(segment)
-        ]
+        segments = plan_restore(stream, records)
+        return segments[-1:] if self.head(stream) else segments
 
     def checkpoint(self) -> Checkpoint:
         """See `EventLog.checkpoint`."""
@@ -420,10 +417,8 @@ class BlockingLmdbEventLog:
         self.close()
 
 
-def _restore_work(
-    name: bytes, origin: Forked | None, base: tuple[int, bytes], events: list[Event]
-) -> Callable[[Ledger], None]:
-    return lambda ledger: ledger.restore(name, origin, base, events)
+def _restore(segment: Segment, ledger: Ledger) -> None:
+    ledger.restore(segment)
 
 
 class LmdbEventLog:

@@ -31,6 +31,7 @@ from eventstore.errors import (
     WrongVersionError,
 )
 from eventstore.log import (
+    COMMIT_ID_BYTES,
     MAX_COMMIT_EVENTS,
     MAX_VERSION,
     NO_DIGEST,
@@ -133,18 +134,19 @@ class MemoryEventLog:
         check_stream_name(stream)
         check_events(events)
         check_expected(expected)
-        commit_id = self._commit_id(commit_id)
+        if commit_id is not None:
+            check_commit_id(commit_id)
         with self._lock:
             self._check_open()
             found = self._streams.get(stream)
             self._check_living(found)
-            if first := self._repeated(found, events, expected, commit_id):
+            if found and commit_id and (first := self._repeated(found, events, expected, commit_id)):
                 return _commit_of(first)
             self._check_expected(stream, expected)
             now = self._clock()
             if found is None:
                 found = self._create(_Stream(stream, None, now))
-            return _commit_of(self._add(found, events, commit_id, now))
+            return _commit_of(self._add(found, events, commit_id or self._entropy(COMMIT_ID_BYTES), now))
 
     async def head(self, stream: str) -> Head | None:
         """See `EventLog.head`."""
@@ -199,7 +201,8 @@ class MemoryEventLog:
         check_stream_name(parent)
         check_stream_name(child)
         check_events(events, at_least=0)
-        commit_id = self._commit_id(commit_id)
+        if commit_id is not None:
+            check_commit_id(commit_id)
         with self._lock:
             self._check_open()
             existing = self._streams.get(child)
@@ -211,6 +214,7 @@ class MemoryEventLog:
             if not 0 <= at <= head:
                 raise ForkPointError(parent, at, head)
             now = self._clock()
+            commit_id = commit_id or self._entropy(COMMIT_ID_BYTES)
             found = self._begin_fork(child, parent, at, now, commit_id)
             if events:
                 self._add(found, events, commit_id, now)
@@ -455,11 +459,9 @@ class MemoryEventLog:
     # --- repeated commits (P4)
 
     def _repeated(
-        self, stream: _Stream | None, events: Sequence[NewEvent], expected: int, commit_id: bytes
+        self, stream: _Stream, events: Sequence[NewEvent], expected: int, commit_id: bytes
     ) -> list[Event] | None:
         """The first commit, if this is its repetition; None if the id is new."""
-        if stream is None:
-            return None
         commits = _commits(stream.own)
         standing = [c for c in commits if c[0].version == expected + 1 and c[0].commit_id == commit_id]
         oldest_recent = len(self._lineage(stream)) - RECENT_EVENTS + 1
@@ -475,7 +477,7 @@ class MemoryEventLog:
         return recent[-1] if recent else None
 
     def _repeated_fork(
-        self, child: _Stream, parent: str, at: int | None, events: Sequence[NewEvent], commit_id: bytes
+        self, child: _Stream, parent: str, at: int | None, events: Sequence[NewEvent], commit_id: bytes | None
     ) -> Head:
         """The head as the first fork left it. Raises if this is no repetition of that fork."""
         fork = child.forked
@@ -493,12 +495,6 @@ class MemoryEventLog:
     def _next_position(self) -> Position:
         self._counter += 1
         return Position(self._log_id + self._counter.to_bytes(8, "big"))
-
-    def _commit_id(self, commit_id: bytes | None) -> bytes:
-        if commit_id is None:
-            return self._entropy(16)
-        check_commit_id(commit_id)
-        return commit_id
 
     def _create(self, stream: _Stream) -> _Stream:
         self._streams[stream.name] = stream

@@ -139,6 +139,7 @@ class ForkRefusalContract(ContractBase):
         await log.append("taken", numbered(1))
         await log.append("gone", numbered(1))
         await log.delete("gone")
+        await log.erase()
         before = await everything(log)
         for at in (3, 100, -1):
             with pytest.raises(ForkPointError) as beyond:

@@ -158,6 +158,26 @@ class RestoreContract(ContractBase):
         assert (restored.parent, restored.digest) == ("parent", (await head_of(log, "child")).digest)
 
     @claim
+    async def test_a_fork_at_nothing_is_restored_without_its_parent_if_that_is_missing(self, log: EventLog) -> None:
+        await log.append("parent", numbered(1))
+        await log.fork("parent", "child", at=0, events=notes("own"))
+        restored = await self.another().restore("child", await export(log, "child"))
+        assert (restored.parent, restored.digest) == (None, (await head_of(log, "child")).digest)
+
+    @claim
+    async def test_a_parent_that_left_no_event_in_the_lineage_is_skipped_if_it_is_missing(self, log: EventLog) -> None:
+        await log.append("a", numbered(3))
+        await log.fork("a", "b", at=2)
+        await log.fork("b", "c", at=1, events=notes("own"))
+        without, beside = self.another("without"), self.another("beside")
+        await beside.restore("b", await export(log, "b"))
+        for other, parent in [(without, "a"), (beside, "b")]:
+            restored = await other.restore("c", await export(log, "c"))
+            assert (restored.parent, restored.forked_at, restored.version) == (parent, 1, 2)
+            assert texts(await other.read("c", verify=True)) == ["1", "own"]
+            assert [head.stream for head in await other.children(parent)][-1] == "c"
+
+    @claim
     async def test_a_restored_stream_goes_on(self, log: EventLog) -> None:
         first = await log.append("s", notes("1", "2"), expected=0, commit_id=a_commit_id(1))
         await log.append("s", notes("3"), commit_id=a_commit_id(2))

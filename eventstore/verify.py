@@ -1,0 +1,154 @@
+"""Is this log whole and untouched? `verify` says everything that is wrong with it, not only the first thing.
+
+It runs py-lmdb's structural checker and then reads every record (see `_scan` for what is compared), in a child process:
+a damaged file can crash LMDB, and that is then a finding and not the end of the caller. Writers may go on meanwhile;
+what they append after the start is not looked at.
+
+What it proves. Without a checkpoint: that every record is what was written, unless somebody recomputed the chain, and
+that all tables agree. With a `checkpoint` kept elsewhere: that nothing up to it was changed, cut, or removed without a
+tombstone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from eventstore._files import find_log
+from eventstore.errors import LogNotFoundError
+from eventstore.log import Checkpoint  # noqa: TC001  (msgspec looks it up)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+__all__ = ["Problem", "Report", "verify"]
+
+_CHILD: Final = "from eventstore._scan import main; main()"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something that is not as it must be.
+
+    *kind*: "open", "structure", "crash", "record", "digest", "lineage", "head", "name", "children", "activity",
+    "erasure", "snapshot", "checkpoint". *stream* is None and *version* 0 where no stream or event can be named;
+    *position* counts from 1 in this log, 0 if there is none.
+    """
+
+    kind: str
+    reason: str
+    stream: str | None = None
+    version: int = 0
+    position: int = 0
+
+    def __str__(self) -> str:
+        place = (
+            "" if self.stream is None else f" {self.stream!r}" + (f" version {self.version}" if self.version else "")
+        )
+        return f"{self.kind}:{place}{f' (position {self.position})' if self.position else ''} {self.reason}"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was looked at, and every problem found. It is true if there is none."""
+
+    problems: list[Problem]
+    events: int = 0
+    streams: int = 0
+    bytes: int = 0  # of events: meta and data
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What the child is asked to do."""
+
+    path: str
+    stream: str | None = None
+    checkpoint: Checkpoint | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """The child has read *done* of *total* records."""
+
+    done: int
+    total: int
+
+
+class Found(msgspec.Struct, frozen=True, tag="found"):
+    """The child found a problem."""
+
+    problem: Problem
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The child came to the end."""
+
+    report: Report
+
+
+Message = Progress | Found | Finished
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    stream: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Look at the whole log at *path*, or only at the lineage of *stream*.
+
+    *progress* is called with the number of records read and their total. Raises `LogNotFoundError` and `NotALogError`
+    if there is no log to look at; whatever is wrong with a log is in the report.
+    """
+    resolved = Path(path).expanduser().resolve()
+    if not find_log(resolved):
+        raise LogNotFoundError(str(resolved), "there is no log")
+    started = time.monotonic()
+    task = msgspec.json.encode(Task(str(resolved), stream, checkpoint))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
+    with subprocess.Popen(  # noqa: S603  (our own interpreter and code)
+        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as child:
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(task)
+            child.stdin.close()
+            report = _listen(child.stdout, progress)
+            status = child.wait()
+        except BaseException:
+            child.kill()
+            raise
+    if status:
+        crash = Problem("crash", f"the check was ended by {_status_name(status)}: the file is damaged beyond reading")
+        report = msgspec.structs.replace(report, problems=[*report.problems, crash])
+    return msgspec.structs.replace(report, seconds=time.monotonic() - started)
+
+
+def _listen(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> Report:
+    problems: list[Problem] = []
+    report = Report(problems)
+    for line in lines:
+        match msgspec.json.decode(line, type=Message):
+            case Progress(done, total):
+                if progress:
+                    progress(done, total)
+            case Found(problem):
+                problems.append(problem)
+            case Finished(finished):
+                report = msgspec.structs.replace(finished, problems=problems)
+    return report
+
+
+def _status_name(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
