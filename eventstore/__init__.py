@@ -4,6 +4,7 @@
 `BlockingLmdbEventLog` is the first without an event loop. `eventstore.testing` puts any other engine to the same tests.
 """
 
+from eventstore.blocking_lmdb_log import BlockingLmdbEventLog
 from eventstore.errors import (
     AddressSpaceError,
     ClosedError,
@@ -33,7 +34,7 @@ from eventstore.errors import (
     StreamNotFoundError,
     WrongVersionError,
 )
-from eventstore.lmdb_log import BlockingLmdbEventLog, LmdbEventLog
+from eventstore.lmdb_log import LmdbEventLog
 from eventstore.log import (
     NO_DIGEST,
     START,

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Final
 
 _PREFIX: Final = b"refold1"
-_NUMBERS: Final = struct.Struct(">Qq")
+_PLACE: Final = struct.Struct(">QqI")  # version, time, length of the commit id
 _LENGTH: Final = struct.Struct(">I")
 _NO_META: Final = sha256(b"").digest()
 
@@ -29,10 +29,12 @@ def prefixed(text: bytes) -> bytes:
     return _LENGTH.pack(len(text)) + text
 
 
-def link(  # noqa: PLR0917  (called once per event on the hot path; the order is that of P7)
-    previous: bytes, version: int, time_ns: int, commit_id: bytes, stream: bytes, type_: bytes, meta: bytes, data: bytes
-) -> bytes:
-    """The digest of an event: *stream* and *type_* length-prefixed, *meta* as its hash, *data* as its commitment."""
-    return sha256(
-        b"".join((_PREFIX, previous, _NUMBERS.pack(version, time_ns), prefixed(commit_id), stream, type_, meta, data))
-    ).digest()
+def content(type_: bytes, meta: bytes, committed: bytes) -> bytes:
+    """What the chain says of an event besides its place: type, hash of meta, *committed* data."""
+    return b"".join((_LENGTH.pack(len(type_)), type_, hash_meta(meta), committed))
+
+
+def link(previous: bytes, version: int, time_ns: int, commit_id: bytes, stream: bytes, content: bytes) -> bytes:  # noqa: PLR0917
+    """The digest of an event, its parts in the order of P7: *stream* with its length, *content* as above."""
+    place = _PLACE.pack(version, time_ns, len(commit_id))
+    return sha256(b"".join((_PREFIX, previous, place, commit_id, stream, content))).digest()

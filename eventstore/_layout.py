@@ -66,6 +66,7 @@ FORKED: Final = 2
 DELETED: Final = 3
 
 _HEADER: Final = struct.Struct(">IBBHIIIIIIQQq16s16s32s")
+_HEADER_BODY: Final = struct.Struct(">BBHIIIIIIQQq16s16s32s")  # all but the crc
 HEADER_BYTES: Final = _HEADER.size
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -280,11 +281,11 @@ def unpack_snapshot(value: bytes | memoryview) -> StoredSnapshot:
 
 def pack_record(position: int, header: Header, type_: bytes, meta: bytes, data: bytes) -> bytes:
     """Value of a log record; the lengths in *header* must be those of the parts."""
-    packed = _HEADER.pack(0, FORMAT, *header)[4:]
-    crc = crc32(packed, position & 0xFFFFFFFF)
-    if header.kind != EVENT:
+    body = _HEADER_BODY.pack(FORMAT, *header)
+    crc = crc32(body, position & 0xFFFFFFFF)
+    if header[0] != EVENT:
         crc = crc32(meta + data, crc)
-    return b"".join((_U32.pack(crc), packed, type_, meta, data))
+    return b"".join((_U32.pack(crc), body, type_, meta, data))
 
 
 def unpack_header(position: int, value: bytes | memoryview) -> Header:

@@ -49,16 +49,20 @@ from eventstore.log import (
     Head,
     NewEvent,
     Position,
+    check_type,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from eventstore._lmdb import Transaction
     from eventstore._restore import Segment
 
 _CACHED_STREAMS: Final = 8_192
 _NO_ID: Final = bytes(16)
+
+
+_EXISTS: Final = int(Expected.EXISTS)  # the member itself costs more than the comparison
 
 
 class Prepared(NamedTuple):
@@ -68,17 +72,16 @@ class Prepared(NamedTuple):
     meta: bytes
     data: bytes
     salt: bytes
-    meta_hash: bytes
-    commitment: bytes
+    content: bytes  # for the chain
 
 
-def prepare(events: Iterable[NewEvent], entropy: Callable[[int], bytes]) -> list[Prepared]:
-    """The caller's part of an append: everything that needs no lock."""
+def prepare(events: Sequence[NewEvent], random: bytes) -> list[Prepared]:
+    """The caller's part of an append: everything that needs no lock. Salts are taken from *random*."""
     prepared = []
-    for event in events:
-        salt = entropy(SALT_BYTES)
-        meta_hash, commitment = _chain.hash_meta(event.meta), _chain.commitment(salt, event.data)
-        prepared.append(Prepared(event.type.encode(), event.meta, event.data, salt, meta_hash, commitment))
+    for index, event in enumerate(events):
+        salt, type_ = random[index * SALT_BYTES : (index + 1) * SALT_BYTES], check_type(event.type)
+        content = _chain.content(type_, event.meta, _chain.commitment(salt, event.data))
+        prepared.append(Prepared(type_, event.meta, event.data, salt, content))
     return prepared
 
 
@@ -97,12 +100,14 @@ class _Stream:
         "prefixed_name",
         "recent",
         "spine",
+        "title",
         "version",
     )
 
     def __init__(self, number: int, name: bytes, created: int) -> None:
         self.number = number
         self.name = name
+        self.title = name.decode()
         self.prefixed_name = _chain.prefixed(name)
         self.created = created
         self.deleted = 0
@@ -262,7 +267,7 @@ class Ledger:
         if expected >= 0:
             if expected != version:
                 raise WrongVersionError(name.decode(), expected, version)
-        elif expected == Expected.EXISTS and not stream:
+        elif expected == _EXISTS and not stream:
             raise WrongVersionError(name.decode(), expected, 0)
         self._check_room(version, len(events))
         stream = stream or self._create(name)
@@ -275,32 +280,38 @@ class Ledger:
     def _write(self, stream: _Stream, events: list[Prepared], commit_id: bytes, time_ns: int) -> Commit:
         first, size = stream.version + 1, len(events)
         for index, event in enumerate(events):
-            type_ = _chain.prefixed(event.type_)
-            digest = _chain.link(
-                stream.digest, first + index, time_ns, commit_id, stream.prefixed_name, type_,
-                event.meta_hash, event.commitment,
-            )  # fmt: skip
-            self._put_event(stream, event, time_ns, commit_id, (index, size), digest)
+            digest = _chain.link(stream.digest, first + index, time_ns, commit_id, stream.prefixed_name, event.content)
+            self._put_event(stream, event, time_ns, commit_id, index, size, digest)
         if stream.recent is not None and size:
             _remember(stream.recent, commit_id, first, stream.version)
-        return Commit(
-            stream.name.decode(), first, stream.version, self._token(stream.position), time_ns, commit_id, stream.digest
-        )
+        position = self._token(stream.position)
+        return Commit(stream.title, first, stream.version, position, time_ns, commit_id, stream.digest)
 
-    def _put_event(  # noqa: PLR0917  (private, the order is that of the header)
-        self, stream: _Stream, event: Prepared, time_ns: int, commit_id: bytes, place: tuple[int, int], digest: bytes
+    def _put_event(  # noqa: PLR0917  (once per event: the order is that of the header)
+        self,
+        stream: _Stream,
+        event: Prepared,
+        time_ns: int,
+        commit_id: bytes,
+        index: int,
+        size: int,
+        digest: bytes,
     ) -> None:
-        spine = self._spine(stream)
+        type_, meta, data, salt, _ = event
+        spine = stream.spine
+        if isinstance(spine, Unloaded):
+            spine = load_spine(self._transaction, stream.position, stream.version)
         jump = jump_of_next(spine)
+        version = stream.version + 1
         header = Header(
-            layout.EVENT, len(event.type_), len(event.meta), len(event.data), stream.number, stream.version + 1,
-            *place, stream.position, jump[1] if jump else 0, time_ns, commit_id, event.salt, digest,
+            layout.EVENT, len(type_), len(meta), len(data), stream.number, version, index, size,
+            stream.position, jump[1] if jump else 0, time_ns, commit_id, salt, digest,
         )  # fmt: skip
-        position = self._put_record(header, event.type_, event.meta, event.data)
-        stream.version += 1
+        position = self._put_record(header, type_, meta, data)
+        stream.version = version
         stream.position = position
         stream.digest = digest
-        stream.spine = (stream.version, position, jump)
+        stream.spine = (version, position, jump)
         self._mark_active(stream, position)
         self._touched[stream.name] = stream
 
@@ -308,11 +319,6 @@ class Ledger:
         if not stream.activity or stream.activity >> layout.BUCKET_SHIFT != position >> layout.BUCKET_SHIFT:
             self._put(layout.activity_key(position, stream.number), b"")
         stream.activity = position
-
-    def _spine(self, stream: _Stream) -> Spine | None:
-        if isinstance(stream.spine, Unloaded):
-            stream.spine = load_spine(self._transaction, stream.position, stream.version)
-        return stream.spine
 
     # -------------------------------------------------------------------------------------------- idempotence
 
@@ -327,7 +333,7 @@ class Ledger:
         if first is None or first <= stream.version - RECENT_EVENTS:
             return None
         if expected >= 0:
-            raise CommitIdReusedError(stream.name.decode(), commit_id)
+            raise CommitIdReusedError(stream.title, commit_id)
         return self._same_commit(stream, first, events, commit_id)
 
     def _recent(self, stream: _Stream) -> dict[bytes, int]:
@@ -344,17 +350,16 @@ class Ledger:
     def _same_commit(self, stream: _Stream, first: int, events: list[Prepared], commit_id: bytes) -> Commit:
         last = first + len(events) - 1
         if last > stream.version or not events:
-            raise CommitIdReusedError(stream.name.decode(), commit_id)
+            raise CommitIdReusedError(stream.title, commit_id)
         position = final = find_position(self._transaction, stream.position, stream.version, last)
         for version, event in zip(range(last, first - 1, -1), reversed(events), strict=True):
             header, value = get_event(self._transaction, position, version)
-            content = layout.payload(header, value)
             same_place = header.commit_id == commit_id and header.commit_size == len(events)
-            if not same_place or content != (event.type_, event.meta, event.data):
-                raise CommitIdReusedError(stream.name.decode(), commit_id)
+            if not same_place or layout.payload(header, value) != (event.type_, event.meta, event.data):
+                raise CommitIdReusedError(stream.title, commit_id)
             position = header.previous
         head, _ = get_event(self._transaction, final, last)
-        return Commit(stream.name.decode(), first, last, self._token(final), head.time_ns, commit_id, head.digest)
+        return Commit(stream.title, first, last, self._token(final), head.time_ns, commit_id, head.digest)
 
     # -------------------------------------------------------------------------------------------------- forks
 
@@ -393,7 +398,7 @@ class Ledger:
         stream.digest = digest
         stream.spine = source.spine if at == source.version else _UNLOADED
         self._mark_active(stream, marker)
-        return stream, Forked(child.decode(), source.name.decode(), at, self._token(marker), time_ns, commit_id)
+        return stream, Forked(child.decode(), source.title, at, self._token(marker), time_ns, commit_id)
 
     def _place(self, stream: _Stream, version: int) -> tuple[int, bytes]:
         """Position and digest of *version* in the lineage of *stream*."""
@@ -407,7 +412,7 @@ class Ledger:
 
     def _head_after(self, stream: _Stream, marker: Forked, time_ns: int) -> Head:
         return Head(
-            stream.name.decode(), stream.version, stream.digest, self._token(stream.activity),
+            stream.title, stream.version, stream.digest, self._token(stream.activity),
             marker.time_ns, time_ns, marker,
         )  # fmt: skip
 
@@ -421,9 +426,9 @@ class Ledger:
         number = layout.unpack_number(layout.payload(marker, value)[2])
         source = get_facts(self._transaction, number).name
         if source != parent or (at is not None and at != marker.version):
-            raise CommitIdReusedError(child.name.decode(), commit_id)
+            raise CommitIdReusedError(child.title, commit_id)
         forked = Forked(
-            child.name.decode(), parent.decode(), marker.version, self._token(child.created), marker.time_ns, commit_id
+            child.title, parent.decode(), marker.version, self._token(child.created), marker.time_ns, commit_id
         )
         version, digest, position = marker.version, marker.digest, forked.position
         if events or self._has_commit(child, marker.version + 1, commit_id):
@@ -503,9 +508,9 @@ class Ledger:
         if self._place(stream, overlap)[1] != wanted:
             raise RestoreError(segment.stream, overlap, "the log holds another history of it")
         for event in segment.events[overlap - version :]:
-            prepared = Prepared(event.type.encode(), event.meta, event.data, event.salt, b"", b"")
-            place = (event.commit_index, event.commit_size)
-            self._put_event(stream, prepared, event.time_ns, event.commit_id, place, event.digest)
+            prepared = Prepared(event.type.encode(), event.meta, event.data, event.salt, b"")
+            index, size = event.commit_index, event.commit_size
+            self._put_event(stream, prepared, event.time_ns, event.commit_id, index, size, event.digest)
         stream.recent = None
 
     def _restore_beginning(self, segment: Segment) -> _Stream:

@@ -334,16 +334,9 @@ def check_digests(events: list[Event], previous: bytes) -> None:
 
 def event_digest(event: Event, previous: bytes) -> bytes:
     """The digest that *event* must have behind an event with the digest *previous*."""
-    return _chain.link(
-        previous,
-        event.version,
-        event.time_ns,
-        event.commit_id,
-        _chain.prefixed(event.stream.encode()),
-        _chain.prefixed(event.type.encode()),
-        _chain.hash_meta(event.meta),
-        _chain.commitment(event.salt, event.data),
-    )
+    content = _chain.content(event.type.encode(), event.meta, _chain.commitment(event.salt, event.data))
+    stream = _chain.prefixed(event.stream.encode())
+    return _chain.link(previous, event.version, event.time_ns, event.commit_id, stream, content)
 
 
 def _facts(transaction: Transaction, number: int, stream: str) -> Facts:

@@ -303,13 +303,6 @@ def _structure(environment: Environment) -> list[str]:
 def _digest(header: Header, value: memoryview, name: bytes, previous: bytes) -> bytes:
     meta = layout.HEADER_BYTES + header.type_length
     data = meta + header.meta_length
-    return _chain.link(
-        previous,
-        header.version,
-        header.time_ns,
-        header.commit_id,
-        _chain.prefixed(name),
-        _chain.prefixed(bytes(value[layout.HEADER_BYTES : meta])),
-        _chain.hash_meta(bytes(value[meta:data])),
-        _chain.commitment(header.salt, value[data:]),
-    )
+    type_, committed = bytes(value[layout.HEADER_BYTES : meta]), _chain.commitment(header.salt, value[data:])
+    content = _chain.content(type_, bytes(value[meta:data]), committed)
+    return _chain.link(previous, header.version, header.time_ns, header.commit_id, _chain.prefixed(name), content)

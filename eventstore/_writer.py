@@ -16,12 +16,13 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from eventstore._layout import DamagedRecord
+from eventstore._ledger import Ledger
+from eventstore._requests import Request
 from eventstore.errors import ClosedError, CorruptLogError, EventStoreError, LogFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from eventstore._ledger import Ledger
     from eventstore._lmdb import Environment, Transaction
 
 T = TypeVar("T")
@@ -43,9 +44,9 @@ class Job(Generic[T]):
 
     __slots__ = ("error", "result", "size", "waiter", "work")
 
-    def __init__(self, work: Callable[[Ledger], T], size: int, waiter: Waiter) -> None:
-        self.work = work
-        self.size = size
+    def __init__(self, request: Request[T], waiter: Waiter) -> None:
+        self.work = request.work
+        self.size = request.size
         self.waiter = waiter
         self.result: T
         self.error: BaseException | None = None
@@ -103,20 +104,20 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="refold-writer", daemon=True)
         self._thread.start()
 
-    def call(self, work: Callable[[Ledger], T], size: int = 0) -> T:
-        """Run *work* in a transaction that is committed with others' and durable when this returns; blocks."""
+    def call(self, request: Request[T]) -> T:
+        """Carry out *request* in a transaction with others', durable when this returns; blocks."""
         waiter = ThreadWaiter()
-        job = Job(work, size, waiter)
+        job = Job(request, waiter)
         self._submit(job)
         waiter.wait()
         if job.error is not None:
             raise job.error
         return job.result
 
-    async def call_async(self, work: Callable[[Ledger], T], size: int = 0) -> T:
-        """`call`, awaited. If it is cancelled, *work* may still be carried out."""
+    async def call_async(self, request: Request[T]) -> T:
+        """`call`, awaited. If it is cancelled, *request* may still be carried out."""
         waiter = LoopWaiter()
-        self._submit(Job(work, size, waiter))
+        self._submit(Job(request, waiter))
         result: T = await waiter.future
         return result
 
@@ -210,7 +211,7 @@ class Writer:
 
     def _erase(self) -> None:
         """One batch of owed erasure, while nobody waits."""
-        job = Job(lambda ledger: ledger.erase(), 0, _Nobody())
+        job = Job(Request(Ledger.erase), _Nobody())
         self._commit([job])
         if job.error is not None:
             # `verify` reports what is wrong, `erase()` raises it; tried again at the next open.

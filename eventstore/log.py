@@ -33,6 +33,7 @@ the same id, the number of events and each type, meta and data must be equal.
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Generic, Literal, NewType, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -71,6 +72,9 @@ class Expected(enum.IntEnum):
     NO_STREAM = 0  # empty or never created
     ANY = -1
     EXISTS = -2  # created, even if empty
+
+
+_LEAST_EXPECTED: Final = int(Expected.EXISTS)
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -389,6 +393,11 @@ def check_stream_name(stream: str) -> bytes:
     """The name in UTF-8. Raises `InvalidStreamNameError`: 1 to 255 bytes, no control characters, no lone surrogates."""
     if type(stream) is not str:
         raise InvalidStreamNameError(stream, "it is not a string")
+    return _encode_name(stream)
+
+
+@lru_cache(maxsize=4_096)
+def _encode_name(stream: str) -> bytes:
     try:
         encoded = stream.encode()
     except UnicodeEncodeError as error:
@@ -397,20 +406,20 @@ def check_stream_name(stream: str) -> bytes:
         raise InvalidStreamNameError(stream, "it is empty")
     if len(encoded) > MAX_STREAM_NAME_BYTES:
         raise InvalidStreamNameError(stream, f"longer than {MAX_STREAM_NAME_BYTES} bytes of UTF-8")
-    if not stream.isprintable() and any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in stream):  # noqa: PLR2004
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in stream):  # noqa: PLR2004
         raise InvalidStreamNameError(stream, "it has a control character")
     return encoded
 
 
-def check_events(events: Sequence[NewEvent], *, at_least: int = 1) -> None:
-    """Raise `InvalidEventError` or `EventTooLargeError` for what no engine takes."""
+def check_events(events: Sequence[NewEvent], *, at_least: int = 1) -> int:
+    """The bytes of meta and data. Raises `InvalidEventError` or `EventTooLargeError` for what no engine takes."""
     if len(events) < at_least:
         raise InvalidEventError("an append needs at least one event")
     if len(events) > MAX_COMMIT_EVENTS:
         raise EventTooLargeError("commit (events)", len(events), MAX_COMMIT_EVENTS)
     total = 0
     for event in events:
-        _check_type(event.type)
+        check_type(event.type)
         if type(event.data) is not bytes or type(event.meta) is not bytes:
             raise InvalidEventError("data and meta must be bytes")
         size = len(event.data) + len(event.meta)
@@ -419,6 +428,25 @@ def check_events(events: Sequence[NewEvent], *, at_least: int = 1) -> None:
         total += size
     if total > MAX_COMMIT_BYTES:
         raise EventTooLargeError("commit (bytes)", total, MAX_COMMIT_BYTES)
+    return total
+
+
+def check_type(name: str) -> bytes:
+    """The type in UTF-8. Raises `InvalidEventError` or `EventTooLargeError`."""
+    if type(name) is not str or not name:
+        raise InvalidEventError("an event type is a string that is not empty")
+    return _encode_type(name)
+
+
+@lru_cache(maxsize=4_096)
+def _encode_type(name: str) -> bytes:
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEventError("an event type has a lone surrogate") from error
+    if len(encoded) > MAX_TYPE_BYTES:
+        raise EventTooLargeError("event type (bytes)", len(encoded), MAX_TYPE_BYTES)
+    return encoded
 
 
 def check_commit_id(commit_id: bytes) -> None:
@@ -429,7 +457,7 @@ def check_commit_id(commit_id: bytes) -> None:
 
 def check_expected(expected: int) -> None:
     """Raise `InvalidEventError` unless it is an `Expected` or a version."""
-    if not Expected.EXISTS <= expected <= MAX_VERSION:
+    if not _LEAST_EXPECTED <= expected <= MAX_VERSION:
         raise InvalidEventError(f"{expected} is no expected version")
 
 
@@ -442,14 +470,3 @@ def check_tombstone(reason: str, actor: str) -> None:
             raise InvalidEventError("a reason or actor has a lone surrogate") from error
         if size > MAX_TOMBSTONE_BYTES:
             raise EventTooLargeError("reason or actor (bytes)", size, MAX_TOMBSTONE_BYTES)
-
-
-def _check_type(name: str) -> None:
-    if type(name) is not str or not name:
-        raise InvalidEventError("an event type is a string that is not empty")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidEventError("an event type has a lone surrogate") from error
-    if size > MAX_TYPE_BYTES:
-        raise EventTooLargeError("event type (bytes)", size, MAX_TYPE_BYTES)

@@ -156,11 +156,13 @@ async def take(records: AsyncIterator[Record], count: int) -> list[Record]:
 
     async def collect() -> list[Record]:
         taken: list[Record] = []
-        while len(taken) < count:
-            taken.append(await anext(records))
+        while len(taken) < count and (record := await anext(records, None)):
+            taken.append(record)
         return taken
 
-    return await asyncio.wait_for(collect(), PATIENCE_SECONDS)
+    taken = await asyncio.wait_for(collect(), PATIENCE_SECONDS)
+    assert len(taken) == count, f"following ended after {len(taken)} records, {count} were due"
+    return taken
 
 
 async def take_all(records: AsyncIterator[Record]) -> list[Record]:

@@ -19,5 +19,5 @@ def problems_of(log: BlockingLmdbEventLog) -> list[Problem]:
         if isinstance(message, Found):
             problems.append(message.problem)
 
-    scan_environment(log._engine.environment, Task(str(log.path)), tell)
+    scan_environment(log.engine.environment, Task(str(log.path)), tell)
     return problems

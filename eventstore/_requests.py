@@ -1,0 +1,100 @@
+"""What is asked of the writer: checked and hashed in the caller's thread, so that the writer only chains and writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from eventstore._layout import MAX_SNAPSHOT_NAME_BYTES
+from eventstore._ledger import Ledger, Prepared, prepare
+from eventstore.log import (
+    COMMIT_ID_BYTES,
+    MAX_COMMIT_BYTES,
+    SALT_BYTES,
+    Commit,
+    Deletion,
+    Head,
+    NewEvent,
+    check_commit_id,
+    check_events,
+    check_expected,
+    check_stream_name,
+    check_tombstone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from eventstore._restore import Segment
+
+T = TypeVar("T")
+
+
+class Request(NamedTuple, Generic[T]):
+    """What the writer runs in its transaction, and its size in bytes, by which batches are bounded."""
+
+    work: Callable[[Ledger], T]
+    size: int = 0
+
+
+def append(
+    entropy: Callable[[int], bytes], stream: str, events: Sequence[NewEvent], expected: int, commit_id: bytes | None
+) -> Request[Commit]:
+    """See `EventLog.append`."""
+    name = check_stream_name(stream)
+    check_expected(expected)
+    prepared, chosen, size = _prepare(entropy, events, commit_id, at_least=1)
+    named = commit_id is not None
+    return Request(lambda ledger: ledger.append(name, prepared, expected, chosen, named=named), size)
+
+
+def fork(  # noqa: PLR0917  (the order of `EventLog.fork`)
+    entropy: Callable[[int], bytes],
+    parent: str,
+    child: str,
+    at: int | None,
+    events: Sequence[NewEvent],
+    commit_id: bytes | None,
+) -> Request[Head]:
+    """See `EventLog.fork`."""
+    source, name = check_stream_name(parent), check_stream_name(child)
+    prepared, chosen, size = _prepare(entropy, events, commit_id, at_least=0)
+    named = commit_id is not None
+    return Request(lambda ledger: ledger.fork(source, name, at, prepared, chosen, named=named), size)
+
+
+def delete(owe_erasure: Callable[[], None], stream: str, expected: int, reason: str, actor: str) -> Request[Deletion]:
+    """See `EventLog.delete`."""
+    name = check_stream_name(stream)
+    check_expected(expected)
+    check_tombstone(reason, actor)
+
+    def work(ledger: Ledger) -> Deletion:
+        deletion = ledger.delete(name, expected, reason, actor)
+        owe_erasure()
+        return deletion
+
+    return Request(work)
+
+
+def restore(part: Segment) -> Request[None]:
+    """A part of `EventLog.restore`."""
+    return Request(lambda ledger: ledger.restore(part), MAX_COMMIT_BYTES)
+
+
+def put_snapshot(stream: str, name: str, revision: int, version: int, data: bytes) -> Request[None]:
+    """See `EventLog.put_snapshot`."""
+    encoded, label = check_stream_name(stream), name.encode()
+    if not 0 < len(label) <= MAX_SNAPSHOT_NAME_BYTES or not 0 <= revision < 2**32:
+        raise ValueError(f"a snapshot has a name of 1 to {MAX_SNAPSHOT_NAME_BYTES} bytes and a revision")
+    return Request(lambda ledger: ledger.put_snapshot(encoded, label, revision, version, data), len(data))
+
+
+def _prepare(
+    entropy: Callable[[int], bytes], events: Sequence[NewEvent], commit_id: bytes | None, *, at_least: int
+) -> tuple[list[Prepared], bytes, int]:
+    """The events, the commit id and the bytes; one call for random bytes serves all salts and the id."""
+    size = check_events(events, at_least=at_least)
+    if commit_id is not None:
+        check_commit_id(commit_id)
+    random = entropy(SALT_BYTES * len(events) + COMMIT_ID_BYTES)
+    return prepare(events, random), commit_id or random[-COMMIT_ID_BYTES:], size
