@@ -284,7 +284,7 @@ def pack_record(position: int, header: Header, type_: bytes, meta: bytes, data: 
     body = _HEADER_BODY.pack(FORMAT, *header)
     crc = crc32(body, position & 0xFFFFFFFF)
     if header[0] != EVENT:
-        crc = crc32(meta + data, crc)
+        crc = crc32(type_ + meta + data, crc)
     return b"".join((_U32.pack(crc), body, type_, meta, data))
 
 

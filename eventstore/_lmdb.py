@@ -20,7 +20,7 @@ import lmdb
 import lmdb.verify
 
 from eventstore._files import DATA_FILE, check_data_file, sync_path
-from eventstore._layout import IDENTITY, DamagedRecord, unpack_identity
+from eventstore._layout import FORMAT, IDENTITY, DamagedRecord, unpack_identity
 from eventstore.errors import (
     AddressSpaceError,
     ClosedError,
@@ -32,6 +32,7 @@ from eventstore.errors import (
     LogInUseError,
     LogPermissionError,
     MapFullError,
+    NewerFormatError,
     NotALogError,
     ReadersFullError,
 )
@@ -254,12 +255,15 @@ class Environment:
             return before, data.stat().st_size
 
     def identity(self) -> tuple[int, bytes]:
-        """Format number and log id. Raises `NotALogError`."""
+        """Format number and log id. Raises `NotALogError`, `NewerFormatError`."""
         value = self.read(lambda transaction: bytes(transaction.get(IDENTITY, b"")))
         try:
-            return unpack_identity(value)
+            found, log_id = unpack_identity(value)
         except DamagedRecord as error:
             raise NotALogError(str(self.path), f"an LMDB file, but not a Refold log: {error}") from error
+        if found > FORMAT:
+            raise NewerFormatError(str(self.path), f"format {found}, this version knows {FORMAT}: use a newer one")
+        return found, log_id
 
     def close(self) -> None:
         """Release the file, once every running transaction is over. In a forked child: forget it."""
