@@ -1,0 +1,388 @@
+"""State from events: `fold` for a list of them, `Fold` for a session that goes on.
+
+1. Pure: the same events give the same state; no clock, no parsing of messages, no look at anything else.
+2. Additive: `fold(a + b) == fold(b, start=fold(a))`, cut wherever.
+3. Linear: an event costs the same at any length of history; only freezing (`Fold.state`) copies the list of messages.
+4. Total: every sequence of events has a state. What does not fit is kept out of the messages and can be seen in
+   `in_doubt`, `responses` or `unknown_events`.
+
+Messages. A message that was appended is there at once. A response is there when its completing event is, unless it was
+refused: then its whole turn is left out. Results of tools become one user message behind their tool_uses, in the order
+of these; it grows (`results_open`) until something follows it. A message that brings tool results itself replaces those
+collected for the same ids.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+from msgspec import UNSET
+
+from session import jsontext
+from session.errors import InvalidMetadataError, UnreadableJsonError
+from session.events import (
+    BlockReceived,
+    HistoryCompacted,
+    HistoryRewound,
+    MessageAppended,
+    MetadataUpdated,
+    PromptChanged,
+    RequestSent,
+    ResponseInterrupted,
+    ResponseReceived,
+    SessionClosed,
+    SessionCreated,
+    SessionForked,
+    SessionRepaired,
+    ToolRefused,
+    ToolReturned,
+    ToolStarted,
+    UnknownEvent,
+    UsageRecorded,
+)
+from session.messages import Message, Messages, assistant_message, joined
+from session.state import Landmark, Prompt, ReceivedBlock, SessionState, ToolRun, UnfinishedResponse
+from session.turns import OpenTurns
+from session.usage import Tally, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from session.events import AnyEvent, StoredEvent
+
+FOLD_REVISION: Final = 1
+"""Raised by one whenever the same events would give another state: older snapshots are then void."""
+
+REFUSAL: Final = "refusal"
+
+
+def fold(events: Iterable[StoredEvent], start: SessionState | None = None) -> SessionState:
+    """The state after *events*, which follow on *start*."""
+    growing = Fold(start)
+    for event in events:
+        assert event.version == growing.version + 1, f"version {event.version} follows {growing.version}"
+        growing.add(event.event, event.recorded_at)
+    return growing.state()
+
+
+class Fold:
+    """A state that grows by events; `id` and messages come from the events or from *start*.
+
+    `hidden_messages` is how many messages before *start*'s own are not held (see `session.summary`).
+    """
+
+    def __init__(self, start: SessionState | None = None, *, hidden_messages: int = 0) -> None:
+        state = start or SessionState(id="")
+        self.version = state.version
+        self.hidden_messages = hidden_messages
+        self.complete = True  # False once an event needed what is hidden: fold from the beginning then
+        self._id = state.id
+        self._parent_id = state.parent_id
+        self._created_at = state.created_at
+        self._updated_at = state.updated_at
+        self._forked_at = state.forked_at
+        self._messages = list(state.messages.entries)
+        self._results_open = state.results_open
+        if state.results_open:  # it is joined anew from the tool runs until something follows it
+            self._messages.pop()
+        self._tools = {run.tool_use_id: run for run in state.tools}
+        self._responses = {response.request_id: _Response.thaw(response) for response in state.responses}
+        self._metadata = _encoded_metadata(state)
+        self._prompt = state.prompt
+        self._tally = Tally(state.usage)
+        self._inherited_usage = state.inherited_usage
+        self._stop_reason = state.stop_reason
+        self._turns = OpenTurns(state.turns)
+        self._landmarks = list(state.landmarks)
+        self._compacted = state.compacted
+        self._refused_turns = state.refused_turns
+        self._closed = state.closed
+        self._unknown_events = state.unknown_events
+
+    def add(self, event: AnyEvent, recorded_at: int) -> None:  # noqa: C901, PLR0912 - one case per event
+        """*event* happened next, recorded at *recorded_at* (Unix milliseconds)."""
+        self.version += 1
+        self._updated_at = recorded_at
+        if self.version == 1:
+            self._created_at = recorded_at
+        match event:
+            case MessageAppended():
+                self._message_appended(event, recorded_at)
+            case BlockReceived():
+                self._block_received(event)
+            case ResponseReceived():
+                self._response_received(event)
+            case UsageRecorded():
+                self._usage_recorded(event)
+            case RequestSent():
+                self._request_sent(event)
+            case ToolStarted():
+                self._tools[event.tool_use_id] = ToolRun(event.tool_use_id, event.name, self.version)
+            case ToolReturned():
+                self._tool_ended(event.tool_use_id, event.result, is_error=event.is_error)
+            case ToolRefused():
+                self._tool_ended(event.tool_use_id, event.result, is_error=True)
+            case ResponseInterrupted():
+                if event.request_id in self._responses:
+                    self._responses[event.request_id].cut = True
+            case MetadataUpdated():
+                self._metadata_updated(event)
+            case PromptChanged():
+                self._prompt_changed(event)
+            case HistoryRewound():
+                self._rewind(event.messages, recorded_at)
+            case HistoryCompacted():
+                self._compact(event)
+            case SessionRepaired():
+                for repaired in event.results:
+                    self._tool_ended(repaired.tool_use_id, repaired.result, is_error=True)
+            case SessionCreated():
+                self._session_created(event, recorded_at)
+            case SessionForked():
+                self._session_forked(event, recorded_at)
+            case SessionClosed():
+                self._closed = True
+            case UnknownEvent():
+                self._unknown_events += 1
+            case _:
+                assert_never(event)
+        if type(event) not in _OUTSIDE_TURNS:
+            self._turns.extend(self.version, recorded_at)
+
+    def state(self) -> SessionState:
+        """The state now, without what is hidden. Costs a copy of the list of messages (not of their bytes)."""
+        growing = self._growing_results()
+        return SessionState(
+            id=self._id,
+            messages=Messages((*self._messages, growing) if growing else self._messages),
+            usage=self._tally.usage(),
+            metadata={key: jsontext.parse_or_show(value) for key, value in self._metadata.items()},
+            created_at=self._created_at,
+            updated_at=self._updated_at,
+            parent_id=self._parent_id,
+            version=self.version,
+            forked_at=self._forked_at,
+            inherited_usage=self._inherited_usage,
+            prompt=self._prompt,
+            responses=tuple(response.freeze() for response in self._responses.values()),
+            tools=tuple(self._tools.values()),
+            results_open=growing is not None,
+            stop_reason=self._stop_reason,
+            turns=self._turns.frozen(),
+            landmarks=tuple(self._landmarks),
+            compacted=self._compacted,
+            refused_turns=self._refused_turns,
+            closed=self._closed,
+            unknown_events=self._unknown_events,
+        )
+
+    def _message_appended(self, event: MessageAppended, recorded_at: int) -> None:
+        message = event.message
+        for answered in message.tool_results:
+            self._tools.pop(answered, None)
+        self._settle_results()
+        self._forget_cut_responses()
+        if message.role == "user" and not message.tool_results and self._newest_role() != "user":
+            self._turns.begin(self.version, recorded_at, self._compacted + self._message_count())
+        self._messages.append(message)
+        self._closed = False
+        if event.message_id:
+            self._landmarks.append(Landmark(event.message_id, self.version))
+
+    def _request_sent(self, event: RequestSent) -> None:
+        self._settle_results()
+        self._responses = {event.request_id: _Response(event.request_id, self.version)}
+        self._closed = False
+
+    def _block_received(self, event: BlockReceived) -> None:
+        response = self._responses.get(event.request_id)
+        if response is None:
+            response = self._responses[event.request_id] = _Response(event.request_id, self.version)
+        response.blocks[event.index] = ReceivedBlock(event.index, event.block, event.tool_use_id)
+
+    def _response_received(self, event: ResponseReceived) -> None:
+        self._settle_results()
+        response = self._responses.pop(event.request_id, None) or _Response(event.request_id, self.version)
+        self._forget_cut_responses()
+        message = _message(event, response)
+        if message is None:
+            response.cut = True
+            self._responses[event.request_id] = response
+            return
+        self._stop_reason = event.stop_reason
+        if event.message_id:
+            self._landmarks.append(Landmark(event.message_id, self.version))
+        if event.stop_reason == REFUSAL:
+            self._leave_out_turn()
+        else:
+            self._messages.append(message)
+
+    def _usage_recorded(self, event: UsageRecorded) -> None:
+        raw = jsontext.parse_or_show(event.usage)
+        self._tally.add_raw(raw if isinstance(raw, dict) else {}, event.cost_picodollars)
+        if event.unpriced:
+            self._tally.add(Usage(unpriced=event.unpriced))
+
+    def _tool_ended(self, tool_use_id: str, result: bytes, *, is_error: bool) -> None:
+        begun = self._tools.get(tool_use_id) or ToolRun(tool_use_id)
+        self._tools[tool_use_id] = ToolRun(tool_use_id, begun.name, begun.started_version, result, is_error)
+
+    def _metadata_updated(self, event: MetadataUpdated) -> None:
+        try:
+            values, removed = jsontext.members(event.values), jsontext.items(event.removed)
+        except UnreadableJsonError:  # not written by this package
+            self._unknown_events += 1
+            return
+        self._metadata.update(values)
+        for key in removed:
+            self._metadata.pop(jsontext.string(key) or "", None)
+
+    def _prompt_changed(self, event: PromptChanged) -> None:
+        old = self._prompt
+        self._prompt = Prompt(
+            model=old.model if event.model is UNSET else event.model,
+            system=old.system if event.system is UNSET else event.system,
+            tools=old.tools if event.tools is UNSET else event.tools,
+            parameters=old.parameters if event.parameters is UNSET else event.parameters,
+        )
+
+    def _session_created(self, event: SessionCreated, recorded_at: int) -> None:
+        self._id = event.session_id
+        self._parent_id = event.parent_id or None
+        self._created_at = event.created_at or recorded_at
+
+    def _session_forked(self, event: SessionForked, recorded_at: int) -> None:
+        self._id, self._parent_id = event.session_id, event.parent_id
+        self._forked_at = event.at
+        self._created_at = recorded_at
+        self._closed = False
+        self._inherited_usage = self._tally.usage()
+        for response in self._responses.values():  # what is still to come of them comes to the parent
+            response.cut = True
+
+    def _rewind(self, kept: int, recorded_at: int) -> None:
+        self._closed = False
+        self._responses.clear()
+        if kept >= self._message_count() + (self._growing_results() is not None):
+            self._turns.extend(self.version, recorded_at)
+            return
+        self._drop_newest_tools()
+        self._truncate(max(kept, 0))
+        self._drop_newest_tools()  # outcomes that came too late would now add a message
+        if kept <= 0:
+            self._compacted = 0
+        self._turns.rewind(self._compacted + max(kept, 0), self.version, recorded_at)
+        if self.hidden_messages and self._turns.newest_index is None:
+            self.complete = False
+
+    def _drop_newest_tools(self) -> None:
+        for abandoned in self._messages[-1].tool_uses if self._messages else ():
+            self._tools.pop(abandoned, None)
+
+    def _compact(self, event: HistoryCompacted) -> None:
+        self._settle_results()
+        replaced = min(max(event.messages, 0), self._message_count())
+        if replaced >= self.hidden_messages:
+            self._messages[: replaced - self.hidden_messages] = event.summary
+            self.hidden_messages = 0
+        else:
+            self.hidden_messages += len(event.summary) - replaced
+        self._compacted += replaced - len(event.summary)
+
+    def _leave_out_turn(self) -> None:
+        self._refused_turns += 1
+        ask = self._turns.newest_index
+        if ask is not None and ask >= self._compacted:
+            self._truncate(ask - self._compacted)
+
+    def _truncate(self, kept: int) -> None:
+        if kept and kept <= self.hidden_messages:
+            self.complete = False  # the newest message is one that is not held
+        del self._messages[max(kept - self.hidden_messages, 0) :]
+        self.hidden_messages = min(self.hidden_messages, kept)
+
+    def _settle_results(self) -> None:
+        """The tool-result message has got what it gets: something follows it."""
+        growing = self._growing_results()
+        if growing:
+            self._messages.append(growing)
+            for settled in growing.tool_results:
+                self._tools.pop(settled, None)
+
+    def _growing_results(self) -> Message | None:
+        if not self._tools or self._newest_role() != "assistant":
+            return None
+        runs = (self._tools.get(call) for call in self._messages[-1].tool_uses)
+        results = {run.tool_use_id: run.result for run in runs if run and run.result is not None}
+        if not results:
+            return None
+        return Message(joined("user", results.values()), "user", tool_results=tuple(results))
+
+    def _forget_cut_responses(self) -> None:
+        if self._responses:
+            self._responses = {key: response for key, response in self._responses.items() if not response.cut}
+
+    def _newest_role(self) -> str:
+        return self._messages[-1].role if self._messages else ""
+
+    def _message_count(self) -> int:
+        return self.hidden_messages + len(self._messages)
+
+
+class _Response:
+    """An unfinished response while it grows."""
+
+    __slots__ = ("blocks", "cut", "request_id", "version")
+
+    def __init__(self, request_id: str, version: int) -> None:
+        self.request_id = request_id
+        self.version = version
+        self.blocks: dict[int, ReceivedBlock] = {}
+        self.cut = False
+
+    @classmethod
+    def thaw(cls, frozen: UnfinishedResponse) -> _Response:
+        response = cls(frozen.request_id, frozen.version)
+        response.blocks = {block.index: block for block in frozen.blocks}
+        response.cut = frozen.cut
+        return response
+
+    def freeze(self) -> UnfinishedResponse:
+        return UnfinishedResponse(self.request_id, self.version, self.in_order(), self.cut)
+
+    def in_order(self) -> tuple[ReceivedBlock, ...]:
+        return tuple(block for _, block in sorted(self.blocks.items()))
+
+
+def _message(event: ResponseReceived, response: _Response) -> Message | None:
+    """The message that *event* completes; None where blocks it counts are missing."""
+    if event.content is not None:
+        return Message(assistant_message(event.content), "assistant", event.tool_uses, stop_reason=event.stop_reason)
+    blocks = response.in_order()
+    if len(blocks) != event.blocks:
+        return None
+    calls = tuple(block.tool_use_id for block in blocks if block.tool_use_id)
+    raw = joined("assistant", (block.block for block in blocks))
+    return Message(raw, "assistant", calls, stop_reason=event.stop_reason)
+
+
+def _encoded_metadata(state: SessionState) -> dict[str, bytes]:
+    """The exact text of each value. Raises `InvalidMetadataError`."""
+    try:
+        return {key: jsontext.encode(value) for key, value in state.metadata.items()}
+    except (TypeError, ValueError) as error:
+        raise InvalidMetadataError(str(error)) from error
+
+
+_OUTSIDE_TURNS: Final[frozenset[type[AnyEvent]]] = frozenset(
+    {
+        HistoryCompacted,
+        HistoryRewound,  # takes part in its own way
+        MetadataUpdated,
+        PromptChanged,
+        SessionClosed,
+        SessionCreated,
+        SessionForked,
+        UnknownEvent,
+    }
+)

@@ -1,0 +1,380 @@
+"""What a response cost, by a dated price table that ships as data (`prices.toml`).
+
+Nothing here guesses. A response is *unpriced* (None, never 0) when any part of it has no price with a source: a model
+not in the table by its exact id, a time before its first price, the priority tier, an unknown speed, place, kind of
+iteration or cache lifetime, a server tool that is billed by other means than the count. Of what the API counts, only
+the tokens and the web searches are billed by the table; a counter it does not know costs nothing, unless it stands
+under `server_tool_use` or `cache_creation`, where everything is billed.
+
+Costs are integers of picodollars and exact; only an override with prices finer than 10^-6 USD per million tokens is
+rounded, half up, once per response.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import os
+import tomllib
+from decimal import Decimal
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from session.usage import PICODOLLARS_PER_DOLLAR, Share, Shares, shares
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+OVERRIDE_VARIABLE: Final = "REFOLD_PRICES"
+
+_TOKENS_PER_PRICE: Final = 1_000_000
+_SEARCHES_PER_PRICE: Final = 1_000
+_NO_CATEGORY: Final = "none"
+_PLACES_AT_STANDARD_PRICE: Final = ("global", "not_available")
+_FREE_SERVER_TOOLS: Final = frozenset({"server_tool_use/web_fetch_requests"})
+_WEB_SEARCHES: Final = "server_tool_use/web_search_requests"
+_CACHE_WRITES_5M: Final = "cache_creation/ephemeral_5m_input_tokens"
+_CACHE_WRITES_1H: Final = "cache_creation/ephemeral_1h_input_tokens"
+_EPOCH_ORDINAL: Final = dt.date(1970, 1, 1).toordinal()
+_MILLISECONDS_PER_DAY: Final = 86_400_000
+
+Time: TypeAlias = "dt.datetime | int"
+"""An aware datetime, or Unix milliseconds."""
+
+
+class PriceTableError(ValueError):
+    """The price table at *path* cannot be used: *reason*. Nothing was priced with it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"price table {self.path}: {self.reason}; nothing was priced with it"
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """A cost and the version of the price table that gave it."""
+
+    picodollars: int
+    table_version: str
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars per million tokens."""
+
+    input: Decimal
+    output: Decimal
+    cache_write_5m: Decimal
+    cache_write_1h: Decimal
+    cache_read: Decimal
+
+
+class LongPromptRates(Rates, frozen=True, kw_only=True):
+    """Rates for the whole request once its prompt has more than `over_tokens` tokens."""
+
+    over_tokens: int
+
+
+class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of the table: see the head of `prices.toml`."""
+
+    models: list[str]
+    effective_from: dt.date
+    sources: list[str]
+    batch: Decimal | None = None
+    us_inference: Decimal | None = None
+    fast: Rates | None = None
+    long_prompt: LongPromptRates | None = None
+
+
+class SearchPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars for a thousand web searches."""
+
+    effective_from: dt.date
+    sources: list[str]
+    per_thousand: Decimal
+
+
+class RefusalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which categories of refusals before any output are free, and which are billed like any response."""
+
+    effective_from: dt.date
+    sources: list[str]
+    free: list[str]
+    billed: list[str]
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where prices were found, and when."""
+
+    address: str
+    retrieved: dt.date
+    copy: str = ""
+
+
+_Dated = TypeVar("_Dated", Price, SearchPrice, RefusalRule)
+
+
+class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices with their dates and sources. `version` names all of them; every cost carries it."""
+
+    version: str
+    sources: dict[str, Source] = {}
+    price: list[Price] = []
+    web_search: list[SearchPrice] = []
+    refusals: list[RefusalRule] = []
+
+
+class RecordedUsage(msgspec.Struct, frozen=True):
+    """What `reprice` needs of a recorded response; `stop_details` as in its message, if it has any."""
+
+    raw: dict[str, Any]
+    model: str
+    tier: str | None
+    at: Time
+    stop_details: dict[str, Any] | None = None
+
+
+def load_prices(override: str | Path | None = None) -> PriceTable:
+    """The shipped table, with the entries of *override* (default: the file that `REFOLD_PRICES` names) in place of it.
+
+    An override is a file of the same form. Each model it names loses all its shipped entries; its web searches and
+    refusal rules replace the shipped ones if it has any. The version becomes "<shipped>+<override's>". Raises
+    `PriceTableError` for a file that is missing, malformed, without a version, or whose entries lack a source.
+    """
+    path = override or os.environ.get(OVERRIDE_VARIABLE)
+    return _overridden(_shipped(), _read(Path(path))) if path else _shipped()
+
+
+def price(
+    raw: Mapping[str, object],
+    model: str,
+    tier: str | None,
+    at: Time,
+    *,
+    table: PriceTable | None = None,
+    stop_details: Mapping[str, object] | None = None,
+) -> Cost | None:
+    """What a response with the usage *raw* cost, or None: unpriced.
+
+    *tier* is the service tier it was served at; None takes what *raw* says. *stop_details* is the response's: a refusal
+    before any output may be free. Pure but for a missing *table*, which is `load_prices()`. A usage without
+    `input_tokens` or `output_tokens` is unpriced. Raises `ValueError` for a naive datetime.
+    """
+    table = load_prices() if table is None else table
+    found = shares(raw)
+    own = found.own.counters
+    if not found.complete or min(own.values(), default=0) < 0 or not {"input_tokens", "output_tokens"} <= own.keys():
+        return None
+    terms = _Terms(
+        model=model,
+        tier=str(tier or raw.get("service_tier") or "standard"),
+        speed=str(raw.get("speed") or "standard"),
+        place=str(raw.get("inference_geo") or "global"),
+        day=_day(at),
+    )
+    if stop_details and stop_details.get("type") == "refusal" and not own["output_tokens"]:
+        billed = _billed_refusal(table, terms.day, stop_details.get("category") or _NO_CATEGORY)
+        if not billed:
+            return None if billed is None else Cost(0, table.version)
+    dollars = _dollars(table, found, terms)
+    return None if dollars is None else Cost(_picodollars(dollars), table.version)
+
+
+def reprice(recorded: Iterable[RecordedUsage], table: PriceTable) -> Iterator[Cost | None]:
+    """What each recorded response costs by *table*, in order. Pure: what was recorded keeps the cost it was given."""
+    for usage in recorded:
+        yield price(usage.raw, usage.model, usage.tier, usage.at, table=table, stop_details=usage.stop_details)
+
+
+class _Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """On what terms a response was served."""
+
+    model: str
+    tier: str
+    speed: str
+    place: str
+    day: dt.date
+
+
+def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | None:
+    if terms.speed != "standard" and found.omitted:
+        return None  # at what speed did the other inferences run?
+    total = _search_dollars(table, found.own.counters, terms.day)
+    for share in (found.own, *found.omitted):
+        dollars = _token_dollars(table, share, terms)
+        if total is None or dollars is None:
+            return None
+        total += dollars
+    return total
+
+
+def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction | None:
+    entry = _newest((entry for entry in table.price if (share.model or terms.model) in entry.models), terms.day)
+    if entry is None:
+        return None
+    rates, factor, tokens = _rates(entry, share, terms.speed), _factor(entry, terms), _tokens(share)
+    if rates is None or factor is None or tokens is None:
+        return None
+    per_million = sum((count * Fraction(getattr(rates, name)) for name, count in tokens.items()), Fraction())
+    return factor * per_million / _TOKENS_PER_PRICE
+
+
+def _newest(entries: Iterable[_Dated], day: dt.date) -> _Dated | None:
+    """The one that holds on *day*."""
+    begun = (entry for entry in entries if entry.effective_from <= day)
+    return max(begun, key=lambda entry: entry.effective_from, default=None)
+
+
+def _rates(entry: Price, share: Share, speed: str) -> Rates | None:
+    """The rates of *share*; None if there are none, or if it cannot be told whether its prompt counts as long."""
+    if share.kind == "declined" and not share.counters.get("output_tokens"):
+        return None  # billed or free by the category of its refusal, which its usage does not tell
+    if speed != "standard":
+        return entry.fast if speed == "fast" else None
+    long_prompt = entry.long_prompt
+    if long_prompt is None or _prompt_tokens(share.counters) <= long_prompt.over_tokens:
+        return entry
+    # Several inferences in one sum: each may have had a short prompt.
+    return long_prompt if share.inferences == 1 else None
+
+
+def _factor(entry: Price, terms: _Terms) -> Fraction | None:
+    match terms.tier:
+        case "standard":
+            by_tier: Decimal | None = Decimal(1)
+        case "batch":
+            by_tier = entry.batch if terms.speed == "standard" else None
+        case _:
+            by_tier = None  # priority is paid by commitment, not by the token
+    by_place = Decimal(1) if terms.place in _PLACES_AT_STANDARD_PRICE else None
+    if terms.place == "us":
+        by_place = entry.us_inference
+    return None if by_tier is None or by_place is None else Fraction(by_tier) * Fraction(by_place)
+
+
+def _tokens(share: Share) -> dict[str, int] | None:
+    """How many tokens are billed at each rate; None if some were written to a cache of unknown lifetime.
+
+    Writes that the split by lifetime leaves out are 5-minute ones, the API's default.
+    """
+    counters = share.counters
+    split = {path: count for path, count in counters.items() if path.startswith("cache_creation/") and count}
+    if split.keys() - {_CACHE_WRITES_5M, _CACHE_WRITES_1H}:
+        return None
+    unsplit = max(0, counters.get("cache_creation_input_tokens", 0) - sum(split.values()))
+    return {
+        "input": counters.get("input_tokens", 0),
+        "output": counters.get("output_tokens", 0),
+        "cache_write_5m": split.get(_CACHE_WRITES_5M, 0) + unsplit,
+        "cache_write_1h": split.get(_CACHE_WRITES_1H, 0),
+        "cache_read": counters.get("cache_read_input_tokens", 0),
+    }
+
+
+def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> Fraction | None:
+    """What the server tools cost beside their tokens; None if one of them has no price per use."""
+    used = {path: count for path, count in counters.items() if path.startswith("server_tool_use/") and count}
+    searches = used.pop(_WEB_SEARCHES, 0)
+    if used.keys() - _FREE_SERVER_TOOLS:
+        return None
+    if not searches:
+        return Fraction()
+    newest = _newest(table.web_search, day)
+    return None if newest is None else searches * Fraction(newest.per_thousand) / _SEARCHES_PER_PRICE
+
+
+def _billed_refusal(table: PriceTable, day: dt.date, category: object) -> bool | None:
+    rule = _newest(table.refusals, day)
+    if rule is None or category not in (*rule.free, *rule.billed):
+        return None
+    return category in rule.billed
+
+
+def _prompt_tokens(counters: Mapping[str, int]) -> int:
+    return sum(
+        counters.get(path, 0) for path in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    )
+
+
+def _day(at: Time) -> dt.date:
+    if isinstance(at, int):
+        ordinal = _EPOCH_ORDINAL + at // _MILLISECONDS_PER_DAY
+        return dt.date.fromordinal(min(max(ordinal, 1), dt.date.max.toordinal()))
+    if at.tzinfo is None:
+        raise ValueError("a time without a time zone has no price")
+    return at.astimezone(dt.UTC).date()
+
+
+def _picodollars(dollars: Fraction) -> int:
+    exact = dollars * PICODOLLARS_PER_DOLLAR
+    return (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+
+
+@functools.cache
+def _shipped() -> PriceTable:
+    resource = resources.files("session").joinpath("prices.toml")
+    return _parsed(resource.read_text("utf-8"), "session/prices.toml")
+
+
+def _read(path: Path) -> PriceTable:
+    try:
+        return _parsed(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PriceTableError(str(path), str(error)) from error
+
+
+def _parsed(text: str, path: str) -> PriceTable:
+    try:
+        table = msgspec.convert(tomllib.loads(text, parse_float=Decimal), PriceTable)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise PriceTableError(path, str(error)) from error
+    _check(table, path)
+    return table
+
+
+def _check(table: PriceTable, path: str) -> None:
+    if not table.version:
+        raise PriceTableError(path, "the version is empty")
+    dated: list[Price | SearchPrice | RefusalRule] = [*table.price, *table.web_search, *table.refusals]
+    for entry in dated:
+        if not entry.sources or not set(entry.sources) <= table.sources.keys():
+            raise PriceTableError(path, f"an entry effective from {entry.effective_from} names no known source")
+    seen: set[tuple[str, dt.date]] = set()
+    for model, day in ((model, entry.effective_from) for entry in table.price for model in entry.models):
+        if (model, day) in seen:
+            raise PriceTableError(path, f"two prices for {model} from {day}")
+        seen.add((model, day))
+    if not all(amount.is_finite() and amount >= 0 for amount in _amounts(table)):
+        raise PriceTableError(path, "a price is negative or no number")
+
+
+def _amounts(table: PriceTable) -> Iterator[Decimal]:
+    waiting: list[object] = [*table.price, *table.web_search]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Decimal):
+            yield value
+        elif isinstance(value, msgspec.Struct):
+            waiting.extend(msgspec.structs.asdict(value).values())
+
+
+def _overridden(shipped: PriceTable, override: PriceTable) -> PriceTable:
+    renewed = {model for entry in override.price for model in entry.models}
+    kept = (
+        msgspec.structs.replace(entry, models=[model for model in entry.models if model not in renewed])
+        for entry in shipped.price
+    )
+    return PriceTable(
+        version=f"{shipped.version}+{override.version}",
+        sources=shipped.sources | override.sources,
+        price=[*(entry for entry in kept if entry.models), *override.price],
+        web_search=override.web_search or shipped.web_search,
+        refusals=override.refusals or shipped.refusals,
+    )

@@ -1,0 +1,148 @@
+"""What `save` appends: the events that lead from the stored state to the given one. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType
+
+from session import jsontext
+from session.errors import InvalidMetadataError
+from session.events import (
+    HistoryRewound,
+    MessageAppended,
+    MetadataUpdated,
+    PromptChanged,
+    SessionCreated,
+    UsageRecorded,
+)
+from session.state import Prompt, SessionState
+from session.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TypeVar
+
+    from session.events import SessionEvent
+    from session.messages import Message
+    from session.state import ToolRun
+
+    Part = TypeVar("Part", str, bytes)
+
+SAVED = "save"
+"""The origin of a session that began as a saved state, and the reason of a rewind that made way for one."""
+
+
+def plan_save(stored: SessionState | None, new: SessionState) -> list[SessionEvent]:
+    """The events after which the session has the messages, usage and metadata of *new*; none if it has them already.
+
+    *stored* is the state now, None for a new session. The longest common prefix of messages stays as it is: a message
+    is common if its bytes are, or its value; the stored bytes then stay. What follows it in the stored state is set
+    aside by `history_rewound`. A *new* without any prompt leaves the prompt alone. The id, parent and creation time of
+    a stored session are facts and stay.
+
+    Raises `InvalidMetadataError` for metadata that is no JSON object.
+    """
+    before = stored or SessionState(id=new.id)
+    events: list[SessionEvent] = []
+    if stored is None:
+        events.append(SessionCreated(new.id, new.created_at, new.parent_id or "", origin=SAVED))
+    events += plan_prompt(before.prompt, new.prompt) if new.prompt != Prompt() else []
+    events += plan_metadata(before.metadata, new.metadata)
+    events += plan_messages(before.messages.entries, new.messages.entries, before.in_doubt)
+    events += plan_usage(before.usage, new.usage)
+    return events
+
+
+def plan_prompt(before: Prompt, new: Prompt) -> list[SessionEvent]:
+    """What changes *before* into *new*."""
+    if before == new:
+        return []
+    return [
+        PromptChanged(
+            model=_changed(before.model, new.model),
+            system=_changed(before.system, new.system),
+            tools=_changed(before.tools, new.tools),
+            parameters=_changed(before.parameters, new.parameters),
+        )
+    ]
+
+
+def plan_metadata(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[SessionEvent]:
+    """What changes *before* into *new*. Raises `InvalidMetadataError`."""
+    texts = _encoded(before)
+    values = {key: text for key, text in _encoded(new).items() if texts.get(key) != text}
+    removed = [key for key in before if key not in new]
+    if not values and not removed:
+        return []
+    return [MetadataUpdated(_object(values), jsontext.encode(removed))]
+
+
+def plan_messages(
+    before: tuple[Message, ...], new: tuple[Message, ...], in_doubt: tuple[ToolRun, ...] = ()
+) -> list[SessionEvent]:
+    """What changes *before* into *new*, the common prefix left as it is.
+
+    An outcome *in_doubt* would join a message that calls its tool: a rewind to just behind that message drops it.
+    """
+    kept = common_prefix(before, new)
+    waiting = {run.tool_use_id for run in in_doubt if run.result is not None}
+    events: list[SessionEvent] = []
+    if kept < len(before):
+        events.append(HistoryRewound(kept, reason=SAVED))
+    for count, message in enumerate(new[kept:], kept + 1):
+        events.append(MessageAppended(message))
+        if not waiting.isdisjoint(message.tool_uses):
+            events.append(HistoryRewound(count, reason=SAVED))
+            waiting.difference_update(message.tool_uses)
+    return events
+
+
+def plan_usage(before: Usage, new: Usage) -> list[SessionEvent]:
+    """The difference as one recorded usage, negative where *new* counts less."""
+    difference = new - before
+    if not difference:
+        return []
+    counted = Usage(difference.counters).to_dict()
+    del counted["total_cost_usd"]
+    usage = jsontext.encode(counted)
+    return [
+        UsageRecorded(usage, cost_picodollars=difference.cost_picodollars, unpriced=difference.unpriced, prices=SAVED)
+    ]
+
+
+def common_prefix(before: tuple[Message, ...], new: tuple[Message, ...]) -> int:
+    """How many messages both begin with."""
+    for place, (old, given) in enumerate(zip(before, new, strict=False)):
+        if not same_message(old, given):
+            return place
+    return min(len(before), len(new))
+
+
+def same_message(one: Message, other: Message) -> bool:
+    """Whether both have the same bytes or, parsed, the same value: key order and writing of numbers aside, `1`, `1.0`
+    and `true` kept apart.
+    """
+    return one.raw == other.raw or jsontext.canonical(one.raw) == jsontext.canonical(other.raw)
+
+
+def _changed(before: Part, new: Part) -> Part | UnsetType:
+    return UNSET if before == new else new
+
+
+def _encoded(metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """Raises `InvalidMetadataError`."""
+    try:
+        return {_key(key): jsontext.encode(value) for key, value in metadata.items()}
+    except (TypeError, ValueError) as error:
+        raise InvalidMetadataError(str(error)) from error
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a string, not {type(key).__name__}")
+    return key
+
+
+def _object(values: Mapping[str, bytes]) -> bytes:
+    return b"{" + b",".join(jsontext.encode(key) + b":" + value for key, value in values.items()) + b"}"
