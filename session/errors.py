@@ -12,6 +12,7 @@ __all__ = [
     "InvalidPlaceError",
     "InvalidSessionIdError",
     "PlaceNotFoundError",
+    "SessionAlteredError",
     "SessionDeletedError",
     "SessionError",
     "SessionExistsError",
@@ -59,6 +60,21 @@ class SessionDeletedError(SessionError):
 
     def __str__(self) -> str:
         return f"Session was deleted: {self.session_id}; its id is never used again, nothing was written"
+
+
+class SessionAlteredError(SessionError):
+    """No event of the session, which is at *version*, has the *digest* that was kept of it: what was recorded up to
+    that event was changed, or cut off, since.
+    """
+
+    def __init__(self, session_id: str, digest: bytes, version: int) -> None:
+        super().__init__(session_id, digest, version)
+        self.session_id = session_id
+        self.digest = digest
+        self.version = version
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} was altered: none of {self.version} events has digest {self.digest.hex()}"
 
 
 class InvalidSessionIdError(SessionError):

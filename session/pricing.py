@@ -65,7 +65,7 @@ class Cost(msgspec.Struct, frozen=True):
     table_version: str
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
+class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """US dollars per million tokens."""
 
     input: Decimal
@@ -75,22 +75,24 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     cache_read: Decimal
 
 
-class LongPromptRates(Rates, frozen=True, kw_only=True):
+class LongPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rates for the whole request once its prompt has more than `over_tokens` tokens."""
 
     over_tokens: int
+    rates: Rates
 
 
-class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of the table: see the head of `prices.toml`."""
 
     models: list[str]
     effective_from: dt.date
     sources: list[str]
+    rates: Rates
     batch: Decimal | None = None
     us_inference: Decimal | None = None
     fast: Rates | None = None
-    long_prompt: LongPromptRates | None = None
+    long_prompt: LongPrompt | None = None
 
 
 class SearchPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,9 +242,9 @@ def _rates(entry: Price, share: Share, speed: str) -> Rates | None:
         return entry.fast if speed == "fast" else None
     long_prompt = entry.long_prompt
     if long_prompt is None or _prompt_tokens(share.counters) <= long_prompt.over_tokens:
-        return entry
+        return entry.rates
     # Several inferences in one sum: each may have had a short prompt.
-    return long_prompt if share.inferences == 1 else None
+    return long_prompt.rates if share.inferences == 1 else None
 
 
 def _factor(entry: Price, terms: _Terms) -> Fraction | None:

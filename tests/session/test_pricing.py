@@ -29,11 +29,7 @@ retrieved = 2026-11-01
 models = ["claude-opus-5", "house-model"]
 effective_from = 2026-01-01
 sources = ["contract"]
-input = 1
-output = 2
-cache_write_5m = 3
-cache_write_1h = 4
-cache_read = 5
+rates = { input = 1, output = 2, cache_write_5m = 3, cache_write_1h = 4, cache_read = 5 }
 """
 
 
@@ -253,11 +249,12 @@ def test_every_shipped_price_names_its_sources_and_halves_in_batches(table: Any)
     for entry in table.price:
         assert entry.sources
         assert entry.batch == Decimal("0.5")
-        assert entry.output == 5 * entry.input
+        assert entry.rates.output == 5 * entry.rates.input
 
 
 def test_shipped_cache_writes_follow_the_published_multipliers(table: Any) -> None:
-    cards = [card for entry in table.price for card in (entry, entry.fast, entry.long_prompt) if card]
+    cards = [card for entry in table.price for card in (entry.rates, entry.fast) if card]
+    cards += [entry.long_prompt.rates for entry in table.price if entry.long_prompt]
 
     for card in cards:
         if card.input != Decimal("0.25"):  # Haiku 3's are rounded
