@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from eventstore import _erasure
-from eventstore._files import SharedLock, check_file_system, create_log, find_log
-from eventstore._layout import FORMAT, IDENTITY, LOG_ID_BYTES, pack_identity
+from eventstore._files import SharedLock, check_file_system, create_log, find_log, sync_name
+from eventstore._layout import IDENTITY, LOG_ID_BYTES, pack_identity
 from eventstore._ledger import Ledger
-from eventstore._lmdb import LARGEST_MAP_BYTES, Durability, Environment, create_environment
+from eventstore._lmdb import LARGEST_MAP_BYTES, Durability, Environment, check_identity, create_environment
 from eventstore._reader import Reader
 from eventstore._writer import Writer
-from eventstore.errors import LogInUseError, LogNotFoundError, NewerFormatError
+from eventstore.errors import ForkedProcessError, LogInUseError, LogNotFoundError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from eventstore._lmdb import Transaction
@@ -51,16 +52,19 @@ class Engine:
         self.path = path
         self.options = options
         self.users = 0
+        self._process = os.getpid()
         check_file_system(path)
+        check_identity(path)
         self.lock = SharedLock(path)
         try:
+            sync_name(path)
             self.environment = Environment(path, durability=options.durability, map_size_bytes=options.map_size_bytes)
             try:
-                self.log_id = self._identify()
+                _, self.log_id = self.environment.identity()
                 self.reader = Reader(self.log_id)
                 ledger = Ledger(str(path), self.log_id, clock=options.clock)
                 owed = self.environment.read(_erasure.is_owed)
-                self.writer = Writer(self.environment, ledger, erasure_owed=owed)
+                self._writer = Writer(self.environment, ledger, erasure_owed=owed)
             except BaseException:
                 self.environment.close()
                 raise
@@ -68,11 +72,12 @@ class Engine:
             self.lock.close()
             raise
 
-    def _identify(self) -> bytes:
-        found, log_id = self.environment.identity()
-        if found > FORMAT:
-            raise NewerFormatError(str(self.path), f"format {found}, this version knows {FORMAT}: use a newer one")
-        return log_id
+    @property
+    def writer(self) -> Writer:
+        """Whoever waits for it waits for ever in a forked child, where its thread is not: `ForkedProcessError`."""
+        if self._process != os.getpid():
+            raise ForkedProcessError(str(self.path))
+        return self._writer
 
     def compact(self) -> tuple[int, int]:
         """See `BlockingLmdbEventLog.compact`."""
@@ -80,7 +85,7 @@ class Engine:
 
     def close(self) -> None:
         """Finish what was submitted, then let go of the files."""
-        self.writer.close()
+        self._writer.close()
         self.environment.close()
         self.lock.close()
 
@@ -109,6 +114,8 @@ def open_engine(path: str | os.PathLike[str], options: Options, *, create: bool)
 def release(engine: Engine) -> None:
     """Give back what `open_engine` gave; the last one closes it."""
     with _engines_lock:
+        if _engines.get(engine.path) is not engine:
+            return  # the parent's, given back in a forked child
         engine.users -= 1
         if engine.users:
             return
@@ -116,13 +123,32 @@ def release(engine: Engine) -> None:
         engine.close()
 
 
-def forget_all() -> None:
-    """In a child of `os.fork()`: the parent's engines are not ours, and its lock may be held by a thread that is not
-    here.
-    """
+_suspended = contextlib.ExitStack()  # what is held while this process forks
+
+
+def _suspend_all() -> None:
+    """Before an `os.fork()`: wait for what runs, and keep every file closed until it is over."""
+    _engines_lock.acquire()
+    for engine in _engines.values():
+        _suspended.enter_context(engine.environment.suspended())
+
+
+def _resume_all() -> None:
+    _suspended.close()
+    _engines_lock.release()
+
+
+def _forget_all() -> None:
+    """In the child: the parent's engines are not ours, nor are the files' locks, which would hold as long as either."""
     global _engines_lock  # noqa: PLW0603
     _engines_lock = threading.Lock()
+    _suspended.pop_all()
+    for engine in _engines.values():
+        engine.lock.close()
     _engines.clear()
+
+
+os.register_at_fork(before=_suspend_all, after_in_parent=_resume_all, after_in_child=_forget_all)
 
 
 def _fill(nursery: Path, options: Options) -> None:

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import struct
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "refold.lock"
+LMDB_LOCK_FILE: Final = "lock.mdb"
+_LMDB_LOCK_BYTES: Final = 2**16 + 2**12  # 64 bytes for each of 1,024 readers, and a header
 _NETWORK: Final = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "gpfs", "lustre", "ncpfs",
     "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
+_PATIENCE_SECONDS: Final = 0.5  # how long an open waits for a compaction, or for one who looks for abandoned files
 _META_MAGIC: Final = 0xBEEFC0DE
 _META_FLAG: Final = 0x08
 _DATA_VERSION: Final = 1  # LMDB 0.9; LMDB 1.0 writes 3
@@ -69,20 +73,22 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
     """Put a new log at *path*, complete or not at all: built in a sibling directory by *fill*, synced, renamed.
 
     A power cut during the first open could otherwise leave a file that LMDB refuses. If somebody else was faster,
-    theirs stays. Raises `LogNotFoundError` if the parent directory is missing, `LogPermissionError`.
+    theirs stays. Raises `LogNotFoundError` if the parent directory is missing, `NetworkFileSystemError`,
+    `LogPermissionError`, `LogInUseError` for a mount point.
     """
     try:
+        check_file_system(path.parent)
         _remove_abandoned(path)
         nursery = path.parent / f".{path.name}.new-{secrets.token_hex(8)}"
         nursery.mkdir(mode=0o700)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise LogNotFoundError(str(path), "its parent directory does not exist") from error
     except OSError as error:
         raise translate_os_error(path, error) from error
     try:
-        with hold_shared(nursery):
+        with _hold_from_birth(nursery):
             fill(nursery)
-            (nursery / "lock.mdb").unlink(missing_ok=True)
+            (nursery / LMDB_LOCK_FILE).unlink(missing_ok=True)
             for name in (nursery / DATA_FILE, nursery):
                 sync_path(name)
             nursery.rename(path)
@@ -94,6 +100,19 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(nursery, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _hold_from_birth(nursery: Path) -> Iterator[None]:
+    """Hold the lock of a new directory. The file gets its name only when it is held, so that nobody takes the directory
+    for an abandoned one.
+    """
+    lock = SharedLock(nursery, f"{LOCK_FILE}.new")
+    try:
+        (nursery / f"{LOCK_FILE}.new").rename(nursery / LOCK_FILE)
+        yield
+    finally:
+        lock.close()
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove what a creation of *path* left behind that died; a living one holds its lock file."""
     for nursery in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
@@ -101,6 +120,27 @@ def _remove_abandoned(path: Path) -> None:
             if (nursery / LOCK_FILE).exists():  # without one, its creator may be about to take it
                 with hold_exclusive(nursery):
                     shutil.rmtree(nursery)
+
+
+def reserve_lock_file(path: Path) -> None:
+    """Make LMDB's own lock file with all its bytes. LMDB would make one of holes and map it, and on a full disk the
+    first touch of a hole is SIGBUS. A file that is there is left alone: to close it would let go of locks on it.
+    Raises `DiskFullError`, `LogPermissionError`.
+    """
+    file = path / LMDB_LOCK_FILE
+    try:
+        if file.exists() and file.stat().st_size:
+            return
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _LMDB_LOCK_BYTES)
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise translate_os_error(path, error) from error
 
 
 def sync_path(path: Path) -> None:
@@ -112,48 +152,68 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_name(path: Path) -> None:
+    """Flush the name of a log that is there: its creator may have died, or not have come to it yet. It costs next to
+    nothing where it was done before.
+    """
+    try:
+        sync_path(path.parent)
+    except PermissionError:
+        return  # a parent that may be passed and not read
+    except OSError as error:
+        raise translate_os_error(path, error) from error
+
+
 class SharedLock:
     """A `flock` on `refold.lock`, shared with every other process that has the log open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = LOCK_FILE) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise translate_os_error(path, error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
+        if not self._take():
             os.close(self._descriptor)
-            raise LogInUseError(str(path), "another process is replacing its files (compact)") from error
+            raise LogInUseError(str(path), "another process is replacing its files (compact)")
+
+    def _take(self) -> bool:
+        """A small log is compacted in a moment: worth a little patience."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not _try_lock(self._descriptor, fcntl.LOCK_SH):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PATIENCE_SECONDS / 50)
+        return True
 
     @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
         """Hold it alone. Raises `LogInUseError` if anybody else has the log open."""
+        # Converting a flock lets go of it for a moment. If two converted at once, the one that fails could find that
+        # the other had it alone meanwhile: so only who holds the lock of the directory may try.
+        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # A failed conversion may have dropped the lock that was held.
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-            raise LogInUseError(str(self._path), "another process has it open") from error
-        try:
-            yield
+            alone = _try_lock(directory, fcntl.LOCK_EX) and _try_lock(self._descriptor, fcntl.LOCK_EX)
+            try:
+                if not alone:
+                    raise LogInUseError(str(self._path), "another process has it open")
+                yield
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            os.close(directory)
 
     def close(self) -> None:
         """Let go."""
         os.close(self._descriptor)
 
 
-@contextlib.contextmanager
-def hold_shared(path: Path) -> Iterator[None]:
-    """Hold the shared lock of *path*."""
-    lock = SharedLock(path)
+def _try_lock(descriptor: int, mode: int) -> bool:
     try:
-        yield
-    finally:
-        lock.close()
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -232,6 +292,8 @@ def translate_os_error(path: Path, error: OSError) -> Exception:
     """The error of ours that an `OSError` about the log at *path* means; itself if none does."""
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return LogPermissionError(str(path), os.strerror(error.errno).lower())
-    if error.errno == errno.ENOSPC:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFullError(str(path), "no space left on the device")
+    if error.errno in {errno.EBUSY, errno.EXDEV}:
+        return LogInUseError(str(path), "it is a mount point and cannot be replaced: name a directory inside it")
     return error

@@ -136,6 +136,8 @@ class Ledger:
         self._clock = clock
         self._streams: dict[bytes, _Stream] = {}
         self._touched: dict[bytes, _Stream] = {}
+        self._begun = False
+        self._generation = 0
         self._last_transaction = -1
         self._next_position = 0
         self._next_number = 0
@@ -144,8 +146,14 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------- transactions
 
-    def begin(self, transaction: Transaction) -> None:
-        """Start over in *transaction*; forget what another process may have changed."""
+    def begin(self, transaction: Transaction, generation: int) -> None:
+        """Start over in *transaction*; forget what another process may have changed, or an attempt before this one that
+        came to nothing (the map had to grow). Transactions are numbered anew in every *generation* of the file.
+        """
+        if self._begun or generation != self._generation:
+            self.aborted()
+        self._generation = generation
+        self._begun = True
         self._transaction = transaction
         self._touched.clear()
         self.writes = 0
@@ -163,12 +171,14 @@ class Ledger:
 
     def committed(self) -> None:
         """The transaction is on disk."""
+        self._begun = False
         if self.writes:
             self._last_transaction += 1
         del self._transaction
 
     def aborted(self) -> None:
-        """Nothing of the transaction came to be."""
+        """Nothing of the transaction came to be: what is remembered of it is wrong."""
+        self._begun = False
         self._last_transaction = -1
 
     def _last_position(self) -> int:

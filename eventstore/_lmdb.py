@@ -2,6 +2,7 @@
 
 What LMDB leaves to its users is done here, once:
 - one environment per file and process (opening a file twice in a process breaks its locks): `Engine` shares it;
+- no file is open across an `os.fork()`;
 - no transaction outlives the function that runs in it: a read transaction pins every page freed since it began;
 - the map grows, or follows another process's growth, only while no transaction of ours is open;
 - values are views into the map: whoever runs in a transaction copies what it returns;
@@ -13,13 +14,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
+import shutil
+import struct
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import lmdb
 import lmdb.verify
 
-from eventstore._files import DATA_FILE, check_data_file, sync_path
+from eventstore._files import DATA_FILE, LOCK_FILE, check_data_file, reserve_lock_file, sync_path, translate_os_error
+from eventstore._gate import Gate
 from eventstore._layout import FORMAT, IDENTITY, DamagedRecord, unpack_identity
 from eventstore.errors import (
     AddressSpaceError,
@@ -50,34 +53,7 @@ _SMALLEST_MAP_BYTES: Final = 2**20
 _MAX_READERS: Final = 1024
 _BUNDLED_ENGINE: Final = 0  # LMDB 0.9: the two engines that py-lmdb bundles cannot read each other's files
 _READ_TRIES: Final = 8
-
-
-class Gate:
-    """Many pass at once, or one alone: transactions pass, changing the map needs it alone."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._inside = 0
-
-    def enter(self) -> None:
-        """Pass, once nobody has it alone."""
-        with self._condition:
-            self._inside += 1
-
-    def leave(self) -> None:
-        """What was begun with `enter` is over."""
-        with self._condition:
-            self._inside -= 1
-            if not self._inside:
-                self._condition.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until all have left, and keep others out."""
-        with self._condition:
-            while self._inside:
-                self._condition.wait()
-            yield
+_NO_ROOM_BYTES: Final = 2**16
 
 
 class Environment:
@@ -90,10 +66,13 @@ class Environment:
         self._gate = Gate()
         self._process = os.getpid()
         self._failed = False
+        self.generation = 0  # of the file: a rewritten one numbers its transactions anew
+        self._past_transactions = 0  # counted before the file was rewritten: the copy begins anew
         self._lmdb: lmdb.Environment | None = self._open()
 
     def _open(self) -> lmdb.Environment:
-        self._check_length()
+        _check_length(self.path)
+        reserve_lock_file(self.path)
         size = self._map_size_bytes
         while True:
             try:
@@ -110,30 +89,23 @@ class Environment:
                 )
             except (lmdb.MemoryError, lmdb.Error) as error:
                 if not _is_out_of_address_space(error):
-                    raise self._translate(error) from error
+                    raise _translate(self.path, error) from error
                 size //= 2
                 if size < max(_SMALLEST_MAP_BYTES, (self.path / DATA_FILE).stat().st_size):
                     raise AddressSpaceError(
                         str(self.path), "the process may not map it, raise its address space limit (ulimit -v)"
                     ) from error
             else:
-                self._map_size_bytes = size
+                self._map_size_bytes = env.info()["map_size"]
                 env.reader_check()
                 return env
 
-    def _check_length(self) -> None:
-        """A file shorter than its meta page says is SIGBUS as soon as a missing page is touched. Pages that were given
-        out and dropped within one transaction may be missing at the end; only the checker can tell those.
-        """
-        if (self.path / DATA_FILE).stat().st_size >= check_data_file(self.path):
-            return
-        if (self.path / DATA_FILE).stat().st_size < check_data_file(self.path):  # not a writer caught in between
-            problems = check_structure(self.path)
-            if problems:
-                raise CorruptLogError(str(self.path), f"{DATA_FILE} is truncated: {problems[0]}")
-
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """What *work* returns from a read transaction. It must not keep the transaction or a view from it."""
+        """What *work* returns from a read transaction. It must not keep the transaction or a view from it.
+
+        Raises `CorruptLogError` if *work* meets a damaged row and says no more of it.
+        """
+        self._check_process()
         for _ in range(_READ_TRIES):
             self._gate.enter()
             try:
@@ -144,9 +116,11 @@ class Environment:
             except lmdb.ReadersFullError as error:
                 resized = False
                 if not self._usable().reader_check():
-                    raise self._translate(error) from error
+                    raise _translate(self.path, error) from error
             except lmdb.Error as error:
-                raise self._translate(error) from error
+                raise _translate(self.path, error) from error
+            except (DamagedRecord, struct.error) as error:
+                raise CorruptLogError(str(self.path), f"a table is damaged: {error}") from error
             finally:
                 self._gate.leave()
             if resized:
@@ -158,6 +132,7 @@ class Environment:
 
         Nothing is written if *work* raises. *work* runs again from the start if the map had to grow.
         """
+        self._check_process()
         while True:
             self._gate.enter()
             try:
@@ -167,7 +142,7 @@ class Environment:
             except lmdb.MapResizedError:
                 size = 0
             except lmdb.Error as error:
-                raise self._translate(error) from error
+                raise _translate(self.path, error) from error
             finally:
                 self._gate.leave()
             self._resize(size)
@@ -185,17 +160,18 @@ class Environment:
             transaction.commit()
         except lmdb.Error as error:
             # After a failed flush nobody knows what the disk holds: only reopening shows it.
-            self._failed = not isinstance(error, lmdb.MapFullError) and _errno(error) != errno.ENOSPC
+            self._failed = not isinstance(error, lmdb.MapFullError) and not _is_disk_full(self.path, error)
             raise
         return result
 
     def last_transaction(self) -> int:
-        """The number of the newest committed transaction, of any process."""
+        """The number of the newest committed transaction, of any process. It never goes back while this is open."""
+        self._check_process()
         self._gate.enter()
         try:
-            return self._usable().info()["last_txnid"]
+            return self._past_transactions + self._usable().info()["last_txnid"]
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise _translate(self.path, error) from error
         finally:
             self._gate.leave()
 
@@ -206,52 +182,62 @@ class Environment:
             try:
                 env.set_mapsize(size)
             except lmdb.Error as error:
-                # The old map is gone: open anew, at the old size.
+                # The old map is gone: open anew, at the old size, or what the file needs by now.
                 env.close()
+                self._lmdb = None
                 self._lmdb = self._open()
-                raise MapFullError(str(self.path), "its map is full and the process may not map more") from error
-            self._map_size_bytes = env.info()["map_size"]
+                if size:
+                    raise MapFullError(str(self.path), "its map is full and the process may not map more") from error
+            else:
+                self._map_size_bytes = env.info()["map_size"]
 
     def copy(self, target: Path, *, compact: bool) -> None:
         """Write a consistent copy of the data file into the directory *target*, durable when this returns. Writers go
         on; with *compact*, free pages are left out.
         """
+        self._check_process()
         self._gate.enter()
         try:
+            self._copy(target, compact=compact)
+        finally:
+            self._gate.leave()
+
+    def _copy(self, target: Path, *, compact: bool) -> None:
+        try:
             self._usable().copy(os.fspath(target), compact=compact)
+            (target / DATA_FILE).chmod(0o600)
             sync_path(target / DATA_FILE)
             sync_path(target)
         except lmdb.Error as error:
-            raise self._translate(error) from error
-        finally:
-            self._gate.leave()
+            raise _translate(self.path, error) from error
+        except OSError as error:
+            raise translate_os_error(target, error) from error
 
     def rewrite(self, lock: contextlib.AbstractContextManager[None]) -> tuple[int, int]:
         """Replace the data file by a compacted copy while holding *lock*, which must keep other processes out. Returns
         its size before and after, in bytes. At every moment, the file under the name is a whole one.
         """
-        data = self.path / DATA_FILE
+        data, nursery = self.path / DATA_FILE, self.path / "compact.tmp"
         with self._gate.alone(), lock:
             env = self._usable()
             before = data.stat().st_size
-            nursery = self.path / "compact.tmp"
             try:
-                nursery.mkdir(mode=0o700, exist_ok=True)
-                (nursery / DATA_FILE).unlink(missing_ok=True)
-                env.copy(os.fspath(nursery), compact=True)
-                (nursery / DATA_FILE).chmod(0o600)
-                sync_path(nursery / DATA_FILE)
-            except lmdb.Error as error:
-                (nursery / DATA_FILE).unlink(missing_ok=True)
-                nursery.rmdir()
-                raise self._translate(error) from error
-            env.close()
-            try:
-                (nursery / DATA_FILE).replace(data)
-                sync_path(self.path)
+                shutil.rmtree(nursery, ignore_errors=True)  # of one that died
+                nursery.mkdir(mode=0o700)
+                self._copy(nursery, compact=True)
+                self._past_transactions += env.info()["last_txnid"]
+                self.generation += 1
+                env.close()
+                self._lmdb = None
+                try:
+                    (nursery / DATA_FILE).replace(data)
+                    sync_path(self.path)
+                finally:
+                    self._lmdb = self._open()
+            except OSError as error:
+                raise translate_os_error(self.path, error) from error
             finally:
-                self._lmdb = self._open()
-            nursery.rmdir()
+                shutil.rmtree(nursery, ignore_errors=True)
             return before, data.stat().st_size
 
     def identity(self) -> tuple[int, bytes]:
@@ -260,7 +246,7 @@ class Environment:
         try:
             found, log_id = unpack_identity(value)
         except DamagedRecord as error:
-            raise NotALogError(str(self.path), f"an LMDB file, but not a Refold log: {error}") from error
+            raise NotALogError(str(self.path), f"{_FOREIGN}: {error}") from error
         if found > FORMAT:
             raise NewerFormatError(str(self.path), f"format {found}, this version knows {FORMAT}: use a newer one")
         return found, log_id
@@ -274,49 +260,104 @@ class Environment:
                 self._lmdb.close()
                 self._lmdb = None
 
-    def _usable(self) -> lmdb.Environment:
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Keep the file closed during an `os.fork()`: a child that inherits an open one can neither close it, for that
+        would take its reader slots from the parent, nor open another.
+        """
+        with self._gate.alone():
+            was_open = self._lmdb is not None
+            if self._lmdb is not None:
+                self._lmdb.close()
+                self._lmdb = None
+            yield
+            if was_open:
+                self._lmdb = self._open()
+
+    def _check_process(self) -> None:
+        """In a forked child not even the gate can be trusted: it may have been closed by a thread that is not here."""
         if self._process != os.getpid():
             raise ForkedProcessError(str(self.path))
+
+    def _usable(self) -> lmdb.Environment:
         if self._lmdb is None:
             raise ClosedError(str(self.path))
         return self._lmdb
 
-    def _translate(self, error: lmdb.Error) -> Exception:
-        path = str(self.path)
-        match error:
-            case lmdb.ReadersFullError():
-                return ReadersFullError(path, f"all {_MAX_READERS} reader slots are taken")
-            case lmdb.CorruptedError() | lmdb.PageNotFoundError() | lmdb.PageFullError() | lmdb.CursorFullError():
-                return CorruptLogError(path, f"LMDB finds its structure damaged: {error}")
-            case lmdb.VersionMismatchError() | lmdb.InvalidError() | lmdb.IncompatibleError():
-                return NotALogError(path, f"{DATA_FILE} is not an LMDB 0.9 data file: {error}")
-            case lmdb.LockError():
-                return LogInUseError(path, _LOCK_EXPLANATION)
-            case lmdb.MemoryError():
-                return AddressSpaceError(path, "not enough memory")
-        return self._translate_errno(error)
 
-    def _translate_errno(self, error: lmdb.Error) -> Exception:
-        path = str(self.path)
-        match _errno(error):
-            case errno.ENOSPC | errno.EDQUOT:
-                return DiskFullError(path, "no space left on the device")
-            case errno.EACCES | errno.EPERM | errno.EROFS:
-                return LogPermissionError(path, "permission denied")
-            case errno.EAGAIN | errno.EBUSY:
-                return LogInUseError(path, _LOCK_EXPLANATION)
-            case _ if "already open in this process" in str(error):
-                return LogInUseError(path, "this process has it open by other means than this package")
-        return LogFailedError(path, str(error))
-
-
+_FOREIGN: Final = "an LMDB file, but not a Refold log"
 _LOCK_EXPLANATION: Final = (
     "LMDB cannot tell its users apart: two containers with their own process numbers must not open one file"
 )
 
 
+def _translate(path: Path, error: lmdb.Error) -> EventStoreError:
+    """The error of ours that one of LMDB's means."""
+    place = str(path)
+    match error:
+        case lmdb.ReadersFullError():
+            return ReadersFullError(place, f"all {_MAX_READERS} reader slots are taken")
+        case lmdb.CorruptedError() | lmdb.PageNotFoundError() | lmdb.PageFullError() | lmdb.CursorFullError():
+            return CorruptLogError(place, f"LMDB finds its structure damaged: {error}")
+        case lmdb.VersionMismatchError() | lmdb.InvalidError() | lmdb.IncompatibleError():
+            return NotALogError(place, f"{DATA_FILE} is not an LMDB 0.9 data file: {error}")
+        case lmdb.LockError():
+            return LogInUseError(place, _LOCK_EXPLANATION)
+        case lmdb.MemoryError():
+            return AddressSpaceError(place, "not enough memory")
+    return _translate_errno(path, error)
+
+
+def _translate_errno(path: Path, error: lmdb.Error) -> EventStoreError:
+    place = str(path)
+    match _errno(error):
+        case _ if _is_disk_full(path, error):
+            return DiskFullError(place, "no space left on the device")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return LogPermissionError(place, "permission denied")
+        case errno.EAGAIN | errno.EBUSY:
+            return LogInUseError(place, _LOCK_EXPLANATION)
+        case _ if "already open in this process" in str(error):
+            return LogInUseError(place, "this process has it open by other means than this package")
+    return LogFailedError(place, str(error))
+
+
+def _check_length(path: Path) -> None:
+    """A file shorter than its meta page says is SIGBUS as soon as a missing page is touched. Pages that were given out
+    and dropped within one transaction may be missing at the end; only the checker can tell those.
+    """
+    data = path / DATA_FILE
+    if data.stat().st_size >= check_data_file(path):
+        return
+    if data.stat().st_size < check_data_file(path):  # not a writer caught in between
+        problems = check_structure(path)
+        if problems:
+            raise CorruptLogError(str(path), f"{DATA_FILE} is truncated: {problems[0]}")
+
+
+def check_identity(path: Path) -> None:
+    """Raise `NotALogError` for a file of another program, before anything is put beside it.
+
+    Without `refold.lock` nobody has the log open (it is a copy) or it is none; so this may look without LMDB's lock.
+    """
+    _check_length(path)
+    if (path / LOCK_FILE).exists():
+        return
+    try:
+        with (
+            lmdb.open(os.fspath(path), create=False, readonly=True, lock=False, lib_version=_BUNDLED_ENGINE) as env,
+            env.begin() as transaction,
+        ):
+            unpack_identity(transaction.get(IDENTITY, b""))
+    except lmdb.Error as error:
+        raise _translate(path, error) from error
+    except DamagedRecord as error:
+        raise NotALogError(str(path), f"{_FOREIGN}: {error}") from error
+
+
 def create_environment(path: Path, fill: Callable[[Any], None]) -> None:
     """Make the data file in the existing directory *path*, with what *fill* puts into its first transaction."""
+    reserve_lock_file(path)
     try:
         size = 2**24  # enough for one page or two; every open asks for its own
         env = lmdb.open(os.fspath(path), map_size=size, create=False, mode=0o700, lib_version=_BUNDLED_ENGINE)
@@ -342,11 +383,19 @@ def check_structure(path: Path) -> list[str]:
 
 
 def _creation_error(path: Path, error: lmdb.Error) -> EventStoreError:
-    if _errno(error) in {errno.ENOSPC, errno.EDQUOT}:
+    if _is_disk_full(path, error):
         return DiskFullError(str(path), "no space left on the device")
     if _is_out_of_address_space(error):
         return AddressSpaceError(str(path), "the process may not map it, raise its address space limit (ulimit -v)")
     return LogFailedError(str(path), f"cannot be created: {error}")
+
+
+def _is_disk_full(path: Path, error: lmdb.Error) -> bool:
+    """LMDB says EIO when the disk took a part of a write, as it does when it fills up in the middle of it."""
+    if _errno(error) != errno.EIO:
+        return _errno(error) in {errno.ENOSPC, errno.EDQUOT}
+    system = os.statvfs(path)
+    return system.f_bavail * system.f_frsize < _NO_ROOM_BYTES
 
 
 def _is_out_of_address_space(error: lmdb.Error) -> bool:

@@ -193,23 +193,26 @@ class Scan:
         trail.version, trail.position, trail.forked_at = header.version, header.previous, header.version
         trail.digest, trail.known = header.digest, not header.version
         number = layout.unpack_number(layout.payload(header, value)[2])
-        parent = self.trails.get(number)
         try:
-            self.name_of(transaction, number)
-            if header.version and parent and parent.version >= header.version:
-                where = find_position(transaction, parent.position, parent.version, header.version)
-                event, _ = get_event(transaction, where, header.version)
-                if (where, event.digest) != (header.previous, header.digest):
-                    self.problem("lineage", "it was forked from an event its parent does not have", header.stream)
+            if get_facts(transaction, header.stream).deleted:
+                return  # what it needed of its parent may be erased
+            self._check_fork_point(transaction, number, header, position)
         except DamagedRecord as error:
-            if not self._is_deleted(transaction, header.stream):
-                self.problem("lineage", f"its parent's events are damaged: {error}", header.stream, 0, position)
+            self.problem("lineage", f"its parent's events are damaged: {error}", header.stream, 0, position)
 
-    def _is_deleted(self, transaction: Transaction, number: int) -> bool:
-        try:
-            return bool(get_facts(transaction, number).deleted)
-        except DamagedRecord:
-            return False
+    def _check_fork_point(self, transaction: Transaction, number: int, header: Header, position: int) -> None:
+        parent = self.trails.get(number)
+        if header.version:
+            event, _ = get_event(transaction, header.previous, header.version)
+            found = event.digest == header.digest
+            # A deleted parent may have lost the events that lead down to the fork point.
+            if found and parent and not get_facts(transaction, number).deleted:
+                where = find_position(transaction, parent.position, parent.version, header.version)
+                found = where == header.previous
+            if not found:
+                self.problem(
+                    "lineage", "it was forked from an event its parent does not have", header.stream, 0, position
+                )
 
     # --------------------------------------------------------------------------------------------- one stream
 

@@ -197,7 +197,7 @@ class Writer:
         _wake(batch)
 
     def _work(self, transaction: Transaction, batch: Sequence[Job[Any]]) -> None:
-        self._ledger.begin(transaction)
+        self._ledger.begin(transaction, self._environment.generation)
         for job in batch:
             writes = self._ledger.writes
             job.error = None

@@ -195,8 +195,8 @@ class LmdbEventLog:
 
     async def aclose(self) -> None:
         """See `EventLog.aclose`."""
-        self._threads.shutdown(wait=False)
         await asyncio.get_running_loop().run_in_executor(None, self.blocking.close)
+        self._threads.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self

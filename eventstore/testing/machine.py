@@ -167,14 +167,15 @@ class LogMachine(RuleBasedStateMachine):
         unused = [name for name in STREAMS if name not in used]
         return pick if isinstance(pick, str) else unused[pick % len(unused)] if unused else STREAMS[0]
 
-    @initialize(events=events_to_append, at=versions, earlier=versions)
-    def begin(self, events: list[NewEvent], at: int, earlier: int) -> None:
-        """Two streams, a fork, and a fork of the fork, which may reach back beyond it."""
-        at %= len(events) + 1
-        self.append_to_both("a", events, 0, self.new_commit_id())
-        self.append_to_both("b", events, Expected.ANY, self.new_commit_id())
-        self.fork_both("a", "c", at, events, self.new_commit_id())
-        self.fork_both("c", "d", earlier % (at + 2), [], self.new_commit_id())
+    @initialize()
+    def begin(self) -> None:
+        """Two streams, a fork in the middle of a commit, and a fork of the fork that reaches back beyond it."""
+        first = [NewEvent("begun", b"%d" % number) for number in range(4)]
+        self.append_to_both("a", first[:1], 0, self.new_commit_id())
+        self.append_to_both("a", first[1:], 1, self.new_commit_id())
+        self.append_to_both("b", first, Expected.ANY, self.new_commit_id())
+        self.fork_both("a", "c", 3, first, self.new_commit_id())
+        self.fork_both("c", "d", 2, [], self.new_commit_id())
 
     # --- appending
 
@@ -193,7 +194,6 @@ class LogMachine(RuleBasedStateMachine):
     def append_at_a_version(self, stream: str, events: list[NewEvent], miss: int) -> None:
         self.append_to_both(stream, events, max(0, self.version(stream) + miss), self.new_commit_id())
 
-    @precondition(lambda self: self.appended)
     @rule(which=small, count=st.sampled_from([100, 253, 254, 255, 256, 257]))
     def append_many_behind_an_append_and_repeat_it(self, which: int, count: int) -> None:
         """Whether it is repeated or written anew turns on how recent it is (P4)."""
@@ -202,15 +202,15 @@ class LogMachine(RuleBasedStateMachine):
         self.append_to_both(stream, many, Expected.ANY, self.new_commit_id())
         self.append_to_both(stream, events, Expected.ANY, commit_id)
 
-    @precondition(lambda self: self.appended)
-    @rule(which=small, expected=st.one_of(st.none(), expectations, versions), elsewhere=st.one_of(st.none(), picks))
-    def repeat_an_append(self, which: int, expected: int | None, elsewhere: str | int | None) -> None:
+    @rule(which=small, expected=st.one_of(st.none(), expectations, versions), by_a_fork=st.booleans())
+    def repeat_an_append(self, which: int, expected: int | None, by_a_fork: bool) -> None:
+        """To the stream itself, or to a fork of it, which may have inherited the first."""
         stream, events, first_expected, commit_id = self.appended[-1 - which % len(self.appended)]
-        if elsewhere is not None:
-            stream = self.one_living(elsewhere)
+        forks = [child for parent, child, *_ in self.forked if parent == stream]
+        if by_a_fork and forks:
+            stream = forks[which % len(forks)]
         self.append_to_both(stream, events, first_expected if expected is None else expected, commit_id)
 
-    @precondition(lambda self: self.appended)
     @rule(which=small, events=events_to_append, same_place=st.booleans())
     def reuse_a_commit_id(self, which: int, events: list[NewEvent], same_place: bool) -> None:
         stream, first, expected, commit_id = self.appended[-1 - which % len(self.appended)]
@@ -260,10 +260,11 @@ class LogMachine(RuleBasedStateMachine):
             at %= self.version(parent) + 2  # one of them is not there
         self.fork_both(parent, child, at, events, self.new_commit_id())
 
-    @precondition(lambda self: self.forked)
-    @rule(which=small, at=st.one_of(st.none(), versions), change=st.sampled_from(["", "at", "events", "parent"]))
-    def repeat_a_fork(self, which: int, at: int | None, change: str) -> None:
+    @rule(which=small, change=st.sampled_from(["", "", "at", "events", "parent"]), at=st.one_of(st.none(), versions))
+    def repeat_a_fork(self, which: int, change: str, at: int | None) -> None:
         parent, child, first_at, events, commit_id = self.forked[which % len(self.forked)]
+        if change == "":
+            self.append_to_both(child, [NewEvent("later", b"")], Expected.ANY, self.new_commit_id())
         self.fork_both(
             child if change == "parent" else parent,
             child,
@@ -272,9 +273,17 @@ class LogMachine(RuleBasedStateMachine):
             commit_id,
         )
 
-    @rule(stream=picks, expected=st.sampled_from([Expected.ANY, Expected.ANY, Expected.EXISTS, 0, 3]))
-    def delete(self, stream: str | int, expected: int) -> None:
-        name = self.one_living(stream)
+    @rule(
+        stream=picks,
+        expected=st.sampled_from([Expected.ANY, Expected.ANY, Expected.EXISTS, 0, 3]),
+        forked=st.booleans(),
+    )
+    def delete(self, stream: str | int, expected: int, forked: bool) -> None:
+        """Any stream, or one that was forked."""
+        if forked and isinstance(stream, int):
+            name = self.forked[stream % len(self.forked)][0]
+        else:
+            name = self.one_living(stream)
         for reason in ("first", "again"):
             self.both(lambda log: log.delete(name, expected=expected, reason=reason, actor="who"))  # noqa: B023
 
