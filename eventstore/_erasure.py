@@ -132,7 +132,7 @@ def _origin(transaction: Transaction, number: int) -> _Origin:
         return _Origin(0, 0, created)  # its first event, erased: no fork, for a fork's marker stays
     if header.kind != layout.FORKED:
         return _Origin(0, 0, created)
-    return _Origin(layout.unpack_number(layout.payload(header, value)[2]), header.version, created)
+    return _Origin(layout.parent_of(value), header.version, created)
 
 
 def _row(transaction: Transaction, key: bytes) -> memoryview:

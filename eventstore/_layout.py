@@ -9,22 +9,27 @@ is always the greatest key. All integers are big-endian.
 |          |                                    | was active in; the newest one counts, older ones are leftovers     |
 | children | "c" parent u32, child u32          | u32: the version up to which the child needs its parent            |
 | erasure  | "e" stream u32                     | newest event left: position u64, version u32; pending u8           |
-| facts    | "f" stream u32                     | created position u64, deleted position u64 (0: living), name       |
+| facts    | "f" stream u32                     | created position u64, its top bit set if the stream was deleted:   |
+|          |                                    | then deleted position u64; name                                    |
 | heads    | "h" stream u32                     | head position u64, version u32                                     |
 | identity | "i"                                | "refold", format u16, log id 8 bytes                               |
-| names    | "n" name                           | stream u32                                                         |
+| names    | "n" first 8 bytes of sha256(name)  | stream u32, of each stream whose name hashes to this               |
 | snapshot | "s" stream u32, name               | crc u32, revision u32, version u32, digest 32, data                |
 | log      | "z" position u64                   | header (120 bytes), type, meta, data                               |
+
+Hashed names spread over their table. In order they would all go in beside the log's first, fat records, and leave a
+page behind for every dozen.
 
 Header: crc u32, format u8, kind u8, type length u16, meta length u32, data length u32, stream u32, version u32, index
 in the commit u32, size of the commit u32, previous position u64, jump position u64, time_ns i64, commit id 16, salt 16,
 digest 32. The crc (crc32, starting from the low 32 bits of the position) covers the header behind it and, except in
-events, whose payload the digest covers, the payload.
+events, whose payload the digest covers, the payload. A fork has 52 bytes instead: crc u32, format u8, kind u8, 0 u16,
+child u32, parent u32, version u32, previous position u64, time_ns i64, commit id 16.
 
 Kinds of record:
 1 event   version, previous and jump pointer as in the lineage; digest as in P7.
-2 forked  stream: the child; version: where it forks; previous: the parent's event there; digest: that event's; data:
-          the parent's number u32. The child's own events follow, in the same commit.
+2 forked  version: where the child forks; previous: the parent's event there. The child's own events follow, in the same
+          commit.
 3 deleted stream; version, previous and digest: its head's; data: the reason; meta: the actor.
 
 Invariants (tests and `verify` cite the numbers):
@@ -42,8 +47,12 @@ L6  Stream numbers are never used twice: facts rows stay.
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FORMAT: Final = 1
 MAGIC: Final = b"refold"
@@ -72,7 +81,9 @@ _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">QI")
 _ERASURE: Final = struct.Struct(">QIB")
-_FACTS: Final = struct.Struct(">QQ")
+_FORK: Final = struct.Struct(">IBBHIIIQq16s")
+_FORK_BODY: Final = struct.Struct(">BBHIIIQq16s")  # all but the crc
+_DELETED_BIT: Final = 1 << 63
 _IDENTITY: Final = struct.Struct(">6sH8s")
 _SNAPSHOT: Final = struct.Struct(">III32s")
 _STREAM_KEY: Final = struct.Struct(">cI")
@@ -195,7 +206,7 @@ def key_activity(key: bytes | memoryview) -> tuple[int, int]:
 
 def name_key(name: bytes) -> bytes:
     """Key of a names row."""
-    return NAMES + name
+    return NAMES + sha256(name).digest()[:8]
 
 
 def snapshot_key(stream: int, name: bytes) -> bytes:
@@ -214,7 +225,7 @@ def unpack_head(value: bytes | memoryview) -> tuple[int, int]:
 
 
 def pack_number(number: int) -> bytes:
-    """Value of a names or children row."""
+    """Value of a children row."""
     return _U32.pack(number)
 
 
@@ -234,17 +245,33 @@ def unpack_erasure(value: bytes | memoryview) -> Erasure:
     return Erasure(position, version, bool(pending))  # type: ignore[arg-type]
 
 
+def pack_numbers(numbers: Iterable[int]) -> bytes:
+    """Value of a names row."""
+    return b"".join(map(_U32.pack, numbers))
+
+
+def unpack_numbers(value: bytes | memoryview) -> list[int]:
+    """Inverse of `pack_numbers`."""
+    if not len(value) or len(value) % _U32.size:
+        raise DamagedRecord(f"a names row of {len(value)} bytes")
+    return [number for (number,) in _U32.iter_unpack(value)]
+
+
 def pack_facts(facts: Facts) -> bytes:
     """Value of a facts row."""
-    return _FACTS.pack(facts.created, facts.deleted) + facts.name
+    if facts.deleted:
+        return _U64.pack(facts.created | _DELETED_BIT) + _U64.pack(facts.deleted) + facts.name
+    return _U64.pack(facts.created) + facts.name
 
 
 def unpack_facts(value: bytes | memoryview) -> Facts:
     """Inverse of `pack_facts`."""
-    if len(value) <= _FACTS.size:
+    created = _U64.unpack_from(value)[0] if len(value) > _U64.size else 0
+    start = 2 * _U64.size if created & _DELETED_BIT else _U64.size
+    if len(value) <= start:
         raise DamagedRecord(f"a facts row of {len(value)} bytes")
-    created, deleted = _FACTS.unpack_from(value)
-    return Facts(created, deleted, bytes(value[_FACTS.size :]))
+    deleted = _U64.unpack_from(value, _U64.size)[0] if created & _DELETED_BIT else 0
+    return Facts(created & ~_DELETED_BIT, deleted, bytes(value[start:]))
 
 
 def pack_identity(log_id: bytes, format_number: int = FORMAT) -> bytes:
@@ -288,8 +315,27 @@ def pack_record(position: int, header: Header, type_: bytes, meta: bytes, data: 
     return b"".join((_U32.pack(crc), body, type_, meta, data))
 
 
+def pack_fork(position: int, stream: int, parent: int, header: Header) -> bytes:
+    """Value of the record of a fork."""
+    body = _FORK_BODY.pack(
+        FORMAT, FORKED, 0, stream, parent, header.version, header.previous, header.time_ns, header.commit_id
+    )
+    return _U32.pack(crc32(body, position & 0xFFFFFFFF)) + body
+
+
+def parent_of(fork: bytes | memoryview) -> int:
+    """The parent's number in the record of a fork."""
+    parent: int = _U32.unpack_from(fork, 12)[0]
+    return parent
+
+
 def unpack_header(position: int, value: bytes | memoryview) -> Header:
-    """The header of the record at *position*. Raises `DamagedRecord` if the checksum, a length or the format is off."""
+    """The header of the record at *position*; that of a fork has neither salt nor digest.
+
+    Raises `DamagedRecord` if the checksum, a length or the format is off.
+    """
+    if len(value) == _FORK.size:
+        return _unpack_fork(position, value)
     if len(value) < HEADER_BYTES:
         raise DamagedRecord(f"the record has {len(value)} bytes, less than a header")
     crc, format_number, *fields = _HEADER.unpack_from(value)
@@ -297,13 +343,23 @@ def unpack_header(position: int, value: bytes | memoryview) -> Header:
     found = crc32(value[4:HEADER_BYTES], position & 0xFFFFFFFF)
     if header.kind != EVENT:
         found = crc32(value[HEADER_BYTES:], found)
-    if crc != found:
-        raise DamagedRecord("the header does not match its checksum")
-    if format_number != FORMAT or not EVENT <= header.kind <= DELETED:
-        raise DamagedRecord(f"a record of format {format_number}, kind {header.kind}")
+    _check_header(crc == found, format_number, header.kind, (EVENT, DELETED))
     if len(value) != HEADER_BYTES + header.type_length + header.meta_length + header.data_length:
         raise DamagedRecord("the record is not as long as its header says")
     return header
+
+
+def _unpack_fork(position: int, value: bytes | memoryview) -> Header:
+    crc, format_number, kind, _, stream, _, version, previous, time_ns, commit_id = _FORK.unpack(value)
+    _check_header(crc == crc32(value[4:], position & 0xFFFFFFFF), format_number, kind, (FORKED,))
+    return Header(FORKED, 0, 0, 0, stream, version, 0, 0, previous, 0, time_ns, commit_id, b"", b"")
+
+
+def _check_header(sound: bool, format_number: int, kind: int, kinds: tuple[int, ...]) -> None:
+    if not sound:
+        raise DamagedRecord("the header does not match its checksum")
+    if format_number != FORMAT or kind not in kinds:
+        raise DamagedRecord(f"a record of format {format_number}, kind {kind}")
 
 
 def payload(header: Header, value: bytes | memoryview) -> tuple[bytes, bytes, bytes]:

@@ -16,8 +16,8 @@ from eventstore._erasure import Step, erase_some
 from eventstore._layout import DamagedRecord, Erasure, Facts, Header, StoredSnapshot
 from eventstore._lineage import (
     Spine,
-    find_number,
     find_position,
+    find_stream,
     get_event,
     get_facts,
     get_head,
@@ -202,23 +202,25 @@ class Ledger:
 
     def _put_record(self, header: Header, type_: bytes, meta: bytes, data: bytes) -> int:
         position = self._next_position
-        self.writes += 1
-        record = layout.pack_record(position, header, type_, meta, data)
-        if not self._transaction.put(layout.log_key(position), record, append=True):
-            raise CorruptLogError(self._path, f"a record stands behind the next position {position}")
-        self._next_position += 1
+        self._put_last(layout.pack_record(position, header, type_, meta, data))
         return position
+
+    def _put_last(self, record: bytes) -> None:
+        self.writes += 1
+        if not self._transaction.put(layout.log_key(self._next_position), record, append=True):
+            raise CorruptLogError(self._path, f"a record stands behind the next position {self._next_position}")
+        self._next_position += 1
 
     # ------------------------------------------------------------------------------------------------ streams
 
     def _find(self, name: bytes) -> _Stream | None:
         stream = self._streams.get(name)
         if stream is None:
-            number = find_number(self._transaction, name)
-            if number is None:
-                return None
             try:
-                stream = self._streams[name] = self._load(number, name)
+                found = find_stream(self._transaction, name)
+                if found is None:
+                    return None
+                stream = self._streams[name] = self._load(*found)
             except DamagedRecord as error:
                 raise CorruptEventError(name.decode(), 0, b"", str(error)) from error
         return stream
@@ -235,9 +237,8 @@ class Ledger:
             raise StreamNotFoundError(name.decode())
         return stream
 
-    def _load(self, number: int, name: bytes) -> _Stream:
-        facts = get_facts(self._transaction, number)
-        stream = _Stream(number, name, facts.created)
+    def _load(self, number: int, facts: Facts) -> _Stream:
+        stream = _Stream(number, facts.name, facts.created)
         stream.deleted = facts.deleted
         if facts.deleted:
             return stream
@@ -256,7 +257,9 @@ class Ledger:
     def _create(self, name: bytes) -> _Stream:
         stream = _Stream(self._next_number, name, self._next_position)
         self._next_number += 1
-        self._put(layout.name_key(name), layout.pack_number(stream.number))
+        others = self._transaction.get(layout.name_key(name))
+        numbers = [*(layout.unpack_numbers(others) if others is not None else ()), stream.number]
+        self._put(layout.name_key(name), layout.pack_numbers(numbers))
         self._put(layout.facts_key(stream.number), layout.pack_facts(Facts(stream.created, 0, name)))
         self._streams[name] = self._touched[name] = stream
         return stream
@@ -397,11 +400,9 @@ class Ledger:
     def _branch(self, source: _Stream, child: bytes, at: int, commit_id: bytes, time_ns: int) -> tuple[_Stream, Forked]:
         position, digest = self._place(source, at)
         stream = self._create(child)
-        data = layout.pack_number(source.number)
-        header = Header(
-            layout.FORKED, 0, 0, len(data), stream.number, at, 0, 0, position, 0, time_ns, commit_id, _NO_ID, digest
-        )
-        marker = self._put_record(header, b"", b"", data)
+        header = Header(layout.FORKED, 0, 0, 0, stream.number, at, 0, 0, position, 0, time_ns, commit_id, b"", b"")
+        marker = self._next_position
+        self._put_last(layout.pack_fork(marker, stream.number, source.number, header))
         self._put(layout.child_key(source.number, stream.number), layout.pack_number(at))
         stream.version = stream.forked_at = at
         stream.position = position
@@ -433,14 +434,13 @@ class Ledger:
         marker, value = get_record(self._transaction, child.created)
         if marker.kind != layout.FORKED or marker.commit_id != commit_id:
             return None
-        number = layout.unpack_number(layout.payload(marker, value)[2])
-        source = get_facts(self._transaction, number).name
+        source = get_facts(self._transaction, layout.parent_of(value)).name
         if source != parent or (at is not None and at != marker.version):
             raise CommitIdReusedError(child.title, commit_id)
         forked = Forked(
             child.title, parent.decode(), marker.version, self._token(child.created), marker.time_ns, commit_id
         )
-        version, digest, position = marker.version, marker.digest, forked.position
+        version, digest, position = marker.version, self._place(child, marker.version)[1], forked.position
         if events or self._has_commit(child, marker.version + 1, commit_id):
             commit = self._same_commit(child, marker.version + 1, events, commit_id)
             version, digest, position = commit.version, commit.digest, commit.position

@@ -21,7 +21,7 @@ from eventstore._layout import (
     unpack_facts,
     unpack_head,
     unpack_header,
-    unpack_number,
+    unpack_numbers,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +36,14 @@ class LostRecord(DamagedRecord):
     """A pointer leads to a place where there is no record: damage, or an erasure that came between."""
 
 
-def find_number(transaction: Transaction, name: bytes) -> int | None:
-    """The number of the stream called *name*."""
+def find_stream(transaction: Transaction, name: bytes) -> tuple[int, Facts] | None:
+    """Number and facts of the stream called *name*; None: there never was one. Raises `DamagedRecord`."""
     value = transaction.get(name_key(name))
-    return None if value is None else unpack_number(value)
+    for number in unpack_numbers(value) if value is not None else ():
+        facts = get_facts(transaction, number)
+        if facts.name == name:
+            return number, facts
+    return None
 
 
 def get_facts(transaction: Transaction, stream: int) -> Facts:

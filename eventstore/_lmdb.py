@@ -165,15 +165,11 @@ class Environment:
         return result
 
     def last_transaction(self) -> int:
-        """The number of the newest committed transaction, of any process. It never goes back while this is open."""
-        self._check_process()
-        self._gate.enter()
-        try:
-            return self._past_transactions + self._usable().info()["last_txnid"]
-        except lmdb.Error as error:
-            raise _translate(self.path, error) from error
-        finally:
-            self._gate.leave()
+        """The number of the newest commit, of any process, that a reader sees. It never goes back while this is open.
+
+        Not `info()`: that one is ahead of the readers for as long as the commit's last flush takes.
+        """
+        return self.read(lambda transaction: self._past_transactions + transaction.id())
 
     def _resize(self, size: int) -> None:
         """Map *size* bytes, or with 0 as many as another process has made it."""

@@ -13,8 +13,8 @@ from eventstore import _layout as layout
 from eventstore._layout import DamagedRecord, Facts, Header
 from eventstore._lineage import (
     LostRecord,
-    find_number,
     find_position,
+    find_stream,
     first_behind,
     get_event,
     get_facts,
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 PAGE_EVENTS: Final = 256
 PAGE_BYTES: Final = 4 * 2**20
-_PAGE_NAMES: Final = 1_000
+_PAGE_STREAMS: Final = 1_000
 _NAMES_KEPT: Final = 65_536
+_TAIL_RECORDS: Final = 512  # of the log that a listing looks at before it turns to the activity table
 
 
 class Walk(NamedTuple):
@@ -69,22 +70,29 @@ class Reader:
 
     def find(self, transaction: Transaction, stream: str) -> int:
         """The number of a living stream. Raises `StreamNotFoundError`, `StreamDeletedError`."""
-        number = find_number(transaction, stream.encode())
-        if number is None:
-            raise StreamNotFoundError(stream)
-        if _facts(transaction, number, stream).deleted:
-            raise StreamDeletedError(stream)
-        return number
+        return self._living(transaction, stream)[0]
 
     def head(self, transaction: Transaction, stream: str) -> Head | None:
         """See `EventLog.head`."""
-        number = find_number(transaction, stream.encode())
-        if number is None:
+        try:
+            return self._head(transaction, *self._living(transaction, stream))
+        except StreamNotFoundError:
             return None
-        facts = _facts(transaction, number, stream)
-        if facts.deleted:
+
+    def _living(self, transaction: Transaction, stream: str) -> tuple[int, Facts]:
+        found = self._find(transaction, stream)
+        if found[1].deleted:
             raise StreamDeletedError(stream)
-        return self._head(transaction, number, facts)
+        return found
+
+    def _find(self, transaction: Transaction, stream: str) -> tuple[int, Facts]:
+        try:
+            found = find_stream(transaction, stream.encode())
+        except DamagedRecord as error:
+            raise self._corrupt(stream, error) from error
+        if found is None:
+            raise StreamNotFoundError(stream)
+        return found
 
     def _head(self, transaction: Transaction, number: int, facts: Facts) -> Head:
         name = facts.name.decode()
@@ -93,18 +101,19 @@ class Reader:
             created, value = get_record(transaction, facts.created)
             forked = self._forked(transaction, name, facts.created, created, value)
             own = forked is None or version > forked.at
-            newest = get_event(transaction, position, version)[0] if own else created
+            newest = get_event(transaction, position, version)[0] if version else created
         except DamagedRecord as error:
             raise self._corrupt(name, error) from error
-        activity = self.token(position if own else facts.created)
-        return Head(name, version, newest.digest, activity, created.time_ns, newest.time_ns, forked)
+        activity, updated_ns = (position, newest.time_ns) if own else (facts.created, created.time_ns)
+        digest = newest.digest if version else NO_DIGEST
+        return Head(name, version, digest, self.token(activity), created.time_ns, updated_ns, forked)
 
     def _forked(
         self, transaction: Transaction, name: str, position: int, header: Header, value: memoryview
     ) -> Forked | None:
         if header.kind != layout.FORKED:
             return None
-        parent = self._name(transaction, layout.unpack_number(layout.payload(header, value)[2]))
+        parent = self._name(transaction, layout.parent_of(value))
         return Forked(name, parent, header.version, self.token(position), header.time_ns, header.commit_id)
 
     def _name(self, transaction: Transaction, number: int) -> str:
@@ -127,7 +136,27 @@ class Reader:
         return heads
 
     def streams(self, transaction: Transaction, limit: int, before: int | None) -> list[Head]:
-        """The *limit* living streams with the newest activity, of those whose activity lies before *before*."""
+        """The *limit* living streams with the newest activity, of those whose activity lies before *before*.
+
+        The newest records of the log mostly tell; what they leave open, the activity table does.
+        """
+        heads: list[Head] = []
+        cursor = transaction.cursor()
+        found = cursor.set_range(layout.log_key(2**63 if before is None else before))
+        found = cursor.prev() if found else cursor.last()
+        for _ in range(_TAIL_RECORDS):
+            if not found or len(heads) >= limit or bytes(cursor.key()[:1]) != layout.LOG:
+                return heads
+            before = layout.key_position(cursor.key())
+            number = layout.unpack_header(before, cursor.value()).stream
+            activity, facts = self._activity(transaction, number)
+            if facts and activity == before:
+                heads.append(self._head(transaction, number, facts))
+            found = cursor.prev()
+        return heads + self._listed(transaction, limit - len(heads), before)
+
+    def _listed(self, transaction: Transaction, limit: int, before: int | None) -> list[Head]:
+        """As `streams`, by the activity table alone."""
         heads: list[Head] = []
         for bucket in _buckets(transaction, before):
             active = []
@@ -151,23 +180,22 @@ class Reader:
         # A fork without own events has its parent's head position, which lies before its own creation.
         return max(position, facts.created), facts
 
-    def checkpoint_page(self, transaction: Transaction, after: bytes) -> tuple[list[CheckpointEntry], bytes]:
-        """Checkpoint entries of the next streams by name, and the name to go on behind; empty: that was all."""
+    def checkpoint_page(self, transaction: Transaction, after: int) -> tuple[list[CheckpointEntry], int]:
+        """Checkpoint entries of the streams behind number *after*, and the number to go on behind; 0: that was all."""
         entries: list[CheckpointEntry] = []
-        name = b""
         cursor = transaction.cursor()
-        found = cursor.set_range(layout.name_key(after) + (b"\0" if after else b""))
-        while found and bytes(cursor.key()[:1]) == layout.NAMES:
-            if len(entries) >= _PAGE_NAMES:
-                return entries, name
-            name = bytes(cursor.key()[1:])
-            entries.append(self._checkpoint_entry(transaction, name, layout.unpack_number(cursor.value())))
+        found = cursor.set_range(layout.facts_key(after + 1))
+        while found and bytes(cursor.key()[:1]) == layout.FACTS:
+            if len(entries) >= _PAGE_STREAMS:
+                return entries, after
+            after = layout.key_stream(cursor.key())
+            entries.append(self._checkpoint_entry(transaction, after, cursor.value()))
             found = cursor.next()
-        return entries, b""
+        return entries, 0
 
-    def _checkpoint_entry(self, transaction: Transaction, name: bytes, number: int) -> CheckpointEntry:
-        stream = name.decode()
-        facts = _facts(transaction, number, stream)
+    def _checkpoint_entry(self, transaction: Transaction, number: int, value: memoryview) -> CheckpointEntry:
+        facts = layout.unpack_facts(value)
+        stream = facts.name.decode()
         if facts.deleted:
             tombstone, _ = get_record(transaction, facts.deleted)
             return CheckpointEntry(stream, tombstone.version, tombstone.digest, deleted=True)
@@ -214,10 +242,8 @@ class Reader:
 
     def stream_page(self, transaction: Transaction, stream: str, after: int, limit: int) -> list[Record]:
         """The next records of one stream behind position *after*: events of its lineage, or its `Deletion`."""
-        number = find_number(transaction, stream.encode())
-        if number is None:
-            raise StreamNotFoundError(stream)
-        deleted = _facts(transaction, number, stream).deleted
+        number, facts = self._find(transaction, stream)
+        deleted = facts.deleted
         if deleted:
             _, value = get_record(transaction, deleted)
             return [self.record(transaction, deleted, value)] if deleted > after else []
@@ -236,8 +262,7 @@ class Reader:
 
     def is_deleted_before(self, transaction: Transaction, stream: str, position: int) -> bool:
         """Whether *stream* has a tombstone at or before *position*: nothing of it follows."""
-        number = find_number(transaction, stream.encode())
-        return number is not None and 0 < _facts(transaction, number, stream).deleted <= position
+        return 0 < self._find(transaction, stream)[1].deleted <= position
 
     def log_page(self, transaction: Transaction, after: int, limit: int) -> list[Record]:
         """The next records of the whole log behind position *after*: at most a page, at most *limit*."""
@@ -337,13 +362,6 @@ def event_digest(event: Event, previous: bytes) -> bytes:
     content = _chain.content(event.type.encode(), event.meta, _chain.commitment(event.salt, event.data))
     stream = _chain.prefixed(event.stream.encode())
     return _chain.link(previous, event.version, event.time_ns, event.commit_id, stream, content)
-
-
-def _facts(transaction: Transaction, number: int, stream: str) -> Facts:
-    try:
-        return get_facts(transaction, number)
-    except DamagedRecord as error:
-        raise CorruptEventError(stream, 0, b"", str(error)) from error
 
 
 def _rows(

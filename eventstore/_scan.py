@@ -191,28 +191,34 @@ class Scan:
     def _check_fork(self, transaction: Transaction, position: int, header: Header, value: memoryview) -> None:
         trail = self.trails[header.stream] = Trail()
         trail.version, trail.position, trail.forked_at = header.version, header.previous, header.version
-        trail.digest, trail.known = header.digest, not header.version
-        number = layout.unpack_number(layout.payload(header, value)[2])
+        trail.known = not header.version
         try:
-            if get_facts(transaction, header.stream).deleted:
-                return  # what it needed of its parent may be erased
-            self._check_fork_point(transaction, number, header, position)
+            self.name_of(transaction, header.stream)
+            if header.version:
+                trail.digest = None  # until the event it was forked from is found sound
+                trail.digest = get_event(transaction, header.previous, header.version)[0].digest
+                if self._leaves_lineage(transaction, layout.parent_of(value), header):
+                    reason = "it was forked from an event its parent does not have"
+                    self.problem("lineage", reason, header.stream, 0, position)
         except DamagedRecord as error:
-            self.problem("lineage", f"its parent's events are damaged: {error}", header.stream, 0, position)
+            if not self._is_deleted(transaction, header.stream):  # what it needed of its parent may be erased
+                self.problem("lineage", f"its parent's events are damaged: {error}", header.stream, 0, position)
 
-    def _check_fork_point(self, transaction: Transaction, number: int, header: Header, position: int) -> None:
+    def _leaves_lineage(self, transaction: Transaction, number: int, header: Header) -> bool:
+        """Whether a fork's event is not in the lineage of its parent, which can be told while that is living: a deleted
+        one may have lost the events that lead down to the fork point.
+        """
         parent = self.trails.get(number)
-        if header.version:
-            event, _ = get_event(transaction, header.previous, header.version)
-            found = event.digest == header.digest
-            # A deleted parent may have lost the events that lead down to the fork point.
-            if found and parent and not get_facts(transaction, number).deleted:
-                where = find_position(transaction, parent.position, parent.version, header.version)
-                found = where == header.previous
-            if not found:
-                self.problem(
-                    "lineage", "it was forked from an event its parent does not have", header.stream, 0, position
-                )
+        if parent is None or get_facts(transaction, number).deleted:
+            return False
+        where = find_position(transaction, parent.position, parent.version, header.version)
+        return where != header.previous
+
+    def _is_deleted(self, transaction: Transaction, number: int) -> bool:
+        try:
+            return bool(get_facts(transaction, number).deleted)
+        except DamagedRecord:
+            return False
 
     # --------------------------------------------------------------------------------------------- one stream
 

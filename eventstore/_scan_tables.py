@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from eventstore import _layout as layout
 from eventstore._erasure import needed_version
 from eventstore._layout import DamagedRecord, Facts, Header
-from eventstore._lineage import find_number, find_position, get_event, get_facts, get_head, get_record
+from eventstore._lineage import find_position, find_stream, get_event, get_facts, get_head, get_record
 from eventstore.errors import EventStoreError
 from eventstore.log import NO_DIGEST
 from eventstore.verify import Problem
@@ -82,7 +82,8 @@ def _check_prefixes(run: Scan, transaction: Transaction) -> None:
 def _check_facts(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
     number, facts = layout.key_stream(key), layout.unpack_facts(value)
     run.names[number] = facts.name
-    if find_number(transaction, facts.name) != number:
+    found = find_stream(transaction, facts.name)
+    if found is None or found[0] != number:
         run.problem("name", "its name does not lead to it", number)
     if facts.created > run.end:
         return  # newer than this verification
@@ -108,7 +109,7 @@ def _check_living(run: Scan, transaction: Transaction, number: int, facts: Facts
     if transaction.get(layout.activity_key(activity, number)) is None:
         run.problem("activity", "it is not listed where it was last active", number, version, activity)
     if origin.kind == layout.FORKED:
-        parent = layout.unpack_number(layout.payload(*get_record(transaction, facts.created))[2])
+        parent = layout.parent_of(get_record(transaction, facts.created)[1])
         held = transaction.get(layout.child_key(parent, number))
         if held is None or layout.unpack_number(held) != origin.version:
             run.problem("children", "its parent does not list it as a fork at its fork point", number)
@@ -170,10 +171,10 @@ def _check_tombstone(run: Scan, transaction: Transaction, number: int, facts: Fa
 
 
 def _check_name(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
-    number = layout.unpack_number(value)
-    row = transaction.get(layout.facts_key(number))
-    if row is None or layout.unpack_facts(row).name != key[1:]:
-        run.report(Problem("name", "the name leads to a stream of another name", key[1:].decode(errors="replace")))
+    for number in layout.unpack_numbers(value):
+        row = transaction.get(layout.facts_key(number))
+        if row is None or layout.name_key(layout.unpack_facts(row).name) != key:
+            run.problem("name", "a name leads to it that is not its own", number)
 
 
 def _check_head_row(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
@@ -188,7 +189,7 @@ def _check_child(run: Scan, transaction: Transaction, key: bytes, value: bytes) 
     if facts.created in run.damaged or facts.created > run.end:
         return
     header, record = get_record(transaction, facts.created)
-    marked = layout.unpack_number(layout.payload(header, record)[2]) if header.kind == layout.FORKED else 0
+    marked = layout.parent_of(record) if header.kind == layout.FORKED else 0
     if header.stream != child or marked != parent:
         run.problem("children", "it is listed as a fork of a stream it was not forked from", child)
     elif held > header.version or (held < header.version and not facts.deleted):
@@ -252,10 +253,10 @@ def check_checkpoint(run: Scan, checkpoint: Checkpoint, stream: str | None) -> N
 def _compare_entry(transaction: Transaction, entry: CheckpointEntry) -> str:
     """What is wrong with a stream, compared with its entry; empty: nothing."""
     try:
-        number = find_number(transaction, entry.stream.encode())
-        if number is None:
+        found = find_stream(transaction, entry.stream.encode())
+        if found is None:
             return "the stream is gone, without a tombstone"
-        facts = get_facts(transaction, number)
+        number, facts = found
         if facts.deleted:
             tombstone, _ = get_record(transaction, facts.deleted)
             return _compare_tombstone(tombstone, entry)
@@ -264,11 +265,10 @@ def _compare_entry(transaction: Transaction, entry: CheckpointEntry) -> str:
         position, version = get_head(transaction, number)
         if version < entry.version:
             return f"its newest events were cut off: it is at version {version}"
-        found = _digest_at(transaction, position, version, entry.version)
+        digest = _digest_at(transaction, position, version, entry.version)
     except (DamagedRecord, EventStoreError) as error:
         return f"it cannot be compared: {error}"
-    # An empty fork has the digest of nothing, as version 0 has.
-    return "" if found == entry.digest else "its history was changed"
+    return "" if digest == entry.digest else "its history was changed"
 
 
 def _compare_tombstone(tombstone: Header, entry: CheckpointEntry) -> str:

@@ -252,14 +252,14 @@ class BlockingLmdbEventLog:
         """See `EventLog.checkpoint`."""
         engine = self.engine
         entries: list[CheckpointEntry] = []
-        name = b""
+        number = 0
         while True:
-            here = name
-            page, name = engine.environment.read(
+            here = number
+            page, number = engine.environment.read(
                 lambda transaction: engine.reader.checkpoint_page(transaction, here)  # noqa: B023
             )
             entries += page
-            if not name:
+            if not number:
                 return Checkpoint(engine.log_id, engine.options.clock(), entries)
 
     def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
