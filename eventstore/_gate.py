@@ -29,16 +29,16 @@ class Gate:
         """What was begun with `enter` is over."""
         with self._condition:
             self._inside -= 1
-            if not self._inside:
+            if self._wanted_alone:
                 self._condition.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until all have left, and keep others out."""
+    def alone(self, *, passed: bool = False) -> Iterator[None]:
+        """Wait until all have left, and keep others out. *passed*: the caller is inside, and stays."""
         with self._condition:
             self._wanted_alone += 1
             try:
-                while self._inside:
+                while self._inside > passed:
                     self._condition.wait()
                 yield
             finally:

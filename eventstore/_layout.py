@@ -362,6 +362,10 @@ def _check_header(sound: bool, format_number: int, kind: int, kinds: tuple[int, 
         raise DamagedRecord(f"a record of format {format_number}, kind {kind}")
 
 
+unpack_fields: Final = _HEADER.unpack_from
+"""The fields of a header, unchecked: crc, format number, and then those of `Header`."""
+
+
 def payload(header: Header, value: bytes | memoryview) -> tuple[bytes, bytes, bytes]:
     """Type, meta and data of a record, copied out of the map."""
     meta = HEADER_BYTES + header.type_length

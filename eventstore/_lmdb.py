@@ -154,7 +154,9 @@ class Environment:
         try:
             result = work(transaction)
         except BaseException:
-            transaction.abort()
+            # Readers that do not cease keep py-lmdb's `abort` waiting for seconds: hold them back.
+            with self._gate.alone(passed=True):
+                transaction.abort()
             raise
         try:
             transaction.commit()
@@ -292,7 +294,7 @@ def _translate(path: Path, error: lmdb.Error) -> EventStoreError:
     place = str(path)
     match error:
         case lmdb.ReadersFullError():
-            return ReadersFullError(place, f"all {_MAX_READERS} reader slots are taken")
+            return ReadersFullError(place, "all its reader slots are taken")
         case lmdb.CorruptedError() | lmdb.PageNotFoundError() | lmdb.PageFullError() | lmdb.CursorFullError():
             return CorruptLogError(place, f"LMDB finds its structure damaged: {error}")
         case lmdb.VersionMismatchError() | lmdb.InvalidError() | lmdb.IncompatibleError():

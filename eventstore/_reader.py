@@ -223,15 +223,55 @@ class Reader:
         size = 0
         try:
             while version > after and len(events) < limit and size < PAGE_BYTES:
-                header, value = get_event(transaction, position, version)
-                size += len(value)
-                events.append(self._event(transaction, position, header, value))
-                position, version = header.previous, version - 1
+                event, length, position = self._read_event(transaction, position, version)
+                events.append(event)
+                size += length
+                version -= 1
         except DamagedRecord as error:
             if isinstance(error, LostRecord):
                 self.find(transaction, stream)  # it may have been deleted, and erased, since the page before
             raise self._corrupt(stream, error) from error
         return events, Walk(position, version, after)
+
+    def _read_event(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int]:
+        """The event with *version* at *position*, its length in the file, and the position of the one before it.
+
+        This is `_event` without the steps between, for histories are read in this loop: lengths, version and pointers
+        are checked, the checksum is left to `verify`. Raises `DamagedRecord`.
+        """
+        key = layout.log_key(position)
+        value = transaction.get(key)
+        if value is None or len(value) < layout.HEADER_BYTES:
+            get_event(transaction, position, version)
+            raise DamagedRecord("there is no event", version=version, position=position)
+        (
+            _, format_number, kind, type_length, meta_length, data_length, number, found, index, size,
+            previous, _, time_ns, commit_id, salt, digest,
+        ) = layout.unpack_fields(value)  # fmt: skip
+        meta = layout.HEADER_BYTES + type_length
+        data = meta + meta_length
+        length = len(value)
+        if found != version or kind != layout.EVENT or length != data + data_length or previous >= position:
+            get_event(transaction, position, version)
+            raise DamagedRecord("the header contradicts itself", version=version, position=position)
+        if format_number != layout.FORMAT:
+            raise DamagedRecord(f"a record of format {format_number}", version=version, position=position)
+        type_ = bytes(value[layout.HEADER_BYTES : meta])
+        event = Event(
+            self._names.get(number) or self._name(transaction, number),
+            version,
+            Position(self._log_id + key[1:]),
+            self._types.get(type_) or self._decode_type(type_),
+            bytes(value[data:]),
+            bytes(value[meta:data]) if meta_length else b"",
+            time_ns,
+            commit_id,
+            index,
+            size,
+            salt,
+            digest,
+        )
+        return event, length, previous
 
     def digest_at(self, transaction: Transaction, stream: str, version: int) -> bytes:
         """The digest of *version* in the lineage of *stream*."""

@@ -27,7 +27,8 @@ in `usage.iterations`, and the top level tells of some of them only (`shares`):
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeGuard
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -80,7 +81,7 @@ class Usage(msgspec.Struct, frozen=True):
         not a finite number or the unpriced count is not an integer.
         """
         cost, unpriced = stored.get(_COST_KEY), stored.get(_UNPRICED_KEY, 0)
-        if not _is_count(unpriced):
+        if type(unpriced) is not int:
             raise ValueError(f"{_UNPRICED_KEY} is not an integer: {unpriced!r:.80}")
         return cls(
             counters=_sorted(_leaves(stored)),
@@ -272,24 +273,20 @@ def _leaves(raw: Mapping[str, object]) -> dict[str, int]:
     """Every integer in *raw*, by path; keys that are no counters aside. Not recursive: it may nest as deep as JSON."""
     found: dict[str, int] = {}
     waiting: list[tuple[str, Mapping[str, object]]] = [("", raw)]
-    while waiting:
-        prefix, level = waiting.pop()
+    for prefix, level in waiting:  # grows meanwhile
         for key, value in level.items():
-            if isinstance(value, dict):
-                waiting.append((f"{prefix}{_escaped(key)}/", value))
-            elif _is_count(value):
-                found[prefix + _escaped(key)] = value
-    for key in _NO_COUNTERS:
-        found.pop(key, None)
+            if type(value) is int:  # a bool is no count
+                found[_path(prefix, key)] = value
+            elif isinstance(value, dict):
+                waiting.append((_path(prefix, key) + "/", value))
+    for key in _NO_COUNTERS & found.keys():
+        del found[key]
     return found
 
 
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1") if "/" in key or "~" in key else key
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int  # a bool is no count
+@lru_cache(maxsize=1_024)
+def _path(prefix: str, key: str) -> str:
+    return prefix + key.replace("~", "~0").replace("/", "~1")
 
 
 def _add(counters: dict[str, int], more: Iterable[tuple[str, int]]) -> None:
