@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
 import os
-import secrets
-import shutil
 import struct
 import time
 import warnings
@@ -79,7 +76,7 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         check_file_system(path.parent)
         _remove_abandoned(path)
-        nursery = path.parent / f".{path.name}.new-{secrets.token_hex(8)}"
+        nursery = path.parent / f".{path.name}.new-{os.urandom(8).hex()}"
         nursery.mkdir(mode=0o700)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LogNotFoundError(str(path), "its parent directory does not exist") from error
@@ -97,7 +94,7 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise translate_os_error(path, error) from error
     finally:
-        shutil.rmtree(nursery, ignore_errors=True)
+        remove_directory(nursery)
 
 
 @contextlib.contextmanager
@@ -115,11 +112,13 @@ def _hold_from_birth(nursery: Path) -> Iterator[None]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what a creation of *path* left behind that died; a living one holds its lock file."""
-    for nursery in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+    for nursery in path.parent.iterdir():
+        if not nursery.name.startswith(f".{path.name}.new-"):
+            continue
         with contextlib.suppress(LogInUseError, OSError):
             if (nursery / LOCK_FILE).exists():  # without one, its creator may be about to take it
                 with hold_exclusive(nursery):
-                    shutil.rmtree(nursery)
+                    remove_directory(nursery)
 
 
 def reserve_lock_file(path: Path) -> None:
@@ -141,6 +140,13 @@ def reserve_lock_file(path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise translate_os_error(path, error) from error
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory that was made for a while, if it is there; what cannot be removed is in nobody's way."""
+    import shutil  # noqa: PLC0415  (it costs more to import than a log to open)
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_path(path: Path) -> None:

@@ -14,14 +14,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import struct
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import lmdb
 import lmdb.verify
 
-from eventstore._files import DATA_FILE, LOCK_FILE, check_data_file, reserve_lock_file, sync_path, translate_os_error
+from eventstore._files import (
+    DATA_FILE,
+    LOCK_FILE,
+    check_data_file,
+    remove_directory,
+    reserve_lock_file,
+    sync_path,
+    translate_os_error,
+)
 from eventstore._gate import Gate
 from eventstore._layout import FORMAT, IDENTITY, DamagedRecord, unpack_identity
 from eventstore.errors import (
@@ -215,12 +222,13 @@ class Environment:
         """Replace the data file by a compacted copy while holding *lock*, which must keep other processes out. Returns
         its size before and after, in bytes. At every moment, the file under the name is a whole one.
         """
+        self._check_process()
         data, nursery = self.path / DATA_FILE, self.path / "compact.tmp"
         with self._gate.alone(), lock:
             env = self._usable()
             before = data.stat().st_size
             try:
-                shutil.rmtree(nursery, ignore_errors=True)  # of one that died
+                remove_directory(nursery)  # of one that died
                 nursery.mkdir(mode=0o700)
                 self._copy(nursery, compact=True)
                 self._past_transactions += env.info()["last_txnid"]
@@ -235,7 +243,7 @@ class Environment:
             except OSError as error:
                 raise translate_os_error(self.path, error) from error
             finally:
-                shutil.rmtree(nursery, ignore_errors=True)
+                remove_directory(nursery)
             return before, data.stat().st_size
 
     def identity(self) -> tuple[int, bytes]:

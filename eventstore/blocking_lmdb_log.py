@@ -7,13 +7,12 @@ Thin: what is written goes to the writer thread, what is read runs in short tran
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from eventstore import _engine, _requests
-from eventstore._files import sync_path
+from eventstore._files import remove_directory, sync_path
 from eventstore._ledger import Ledger
 from eventstore._lmdb import LARGEST_MAP_BYTES
 from eventstore._reader import PAGE_EVENTS, check_digests
@@ -288,7 +287,7 @@ class BlockingLmdbEventLog:
             nursery.rename(final)
             sync_path(final.parent)
         finally:
-            shutil.rmtree(nursery, ignore_errors=True)
+            remove_directory(nursery)
         return (final / "data.mdb").stat().st_size
 
     def compact(self) -> tuple[int, int]:

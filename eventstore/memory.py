@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
@@ -69,30 +68,28 @@ LOG_ID_BYTES: Final = 8
 POLL_SECONDS: Final = 0.05
 
 
-@dataclass
-class _Stream:
+class _Stream(msgspec.Struct):
     """What the log knows of one name. `own` leaves out the events it inherited."""
 
     name: str
     forked: Forked | None
     created_ns: int
-    own: list[Event] = field(default_factory=list)
+    own: list[Event] = msgspec.field(default_factory=list)
     deletion: Deletion | None = None
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = msgspec.field(default_factory=dict)
 
     @property
     def forked_at(self) -> int:
         return self.forked.at if self.forked else 0
 
 
-@dataclass
-class _Segment:
+class _Segment(msgspec.Struct):
     """The part of a lineage to restore that was appended to one stream: its own events, and the fork it began with."""
 
     name: str
     at: int
     forked: Forked | None
-    own: list[Event] = field(default_factory=list)
+    own: list[Event] = msgspec.field(default_factory=list)
 
 
 class MemoryEventLog:

@@ -1,0 +1,45 @@
+"""`python -m bench`: every question, or those named."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import (
+    append,
+    follow,
+    fork,
+    fork_copy,
+    group_commit,
+    import_time,
+    listing,
+    long_stream,
+    open_busy,
+    session_listing,
+    session_load,
+    session_size,
+    space,
+    turns_size,
+    verify,
+)
+from bench.report import main
+
+BENCHES = {
+    "append": append.run,
+    "group_commit": group_commit.run,
+    "long_stream": long_stream.run,
+    "fork": fork.run,
+    "fork_copy": fork_copy.run,
+    "space": space.run,
+    "turns_size": turns_size.run,
+    "open_busy": open_busy.run,
+    "verify": verify.run,
+    "listing": listing.run,
+    "follow": follow.run,
+    "import_time": import_time.run,
+    "session_load": session_load.run,
+    "session_listing": session_listing.run,
+    "session_size": session_size.run,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(BENCHES))
