@@ -79,6 +79,7 @@ _HEADER_BODY: Final = struct.Struct(">BBHIIIIIIQQq16s16s32s")  # all but the crc
 HEADER_BYTES: Final = _HEADER.size
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
+_POINTERS: Final = struct.Struct(">QQ")
 _HEAD: Final = struct.Struct(">QI")
 _ERASURE: Final = struct.Struct(">QIB")
 _FORK: Final = struct.Struct(">IBBHIIIQq16s")
@@ -90,6 +91,7 @@ _STREAM_KEY: Final = struct.Struct(">cI")
 _CHILD_KEY: Final = struct.Struct(">cII")
 _ACTIVITY_KEY: Final = struct.Struct(">cQI")
 _LOG_KEY: Final = struct.Struct(">cQ")
+LOG_KEY_BYTES: Final = _LOG_KEY.size
 
 
 class DamagedRecord(Exception):  # noqa: N818  (never leaves the package: callers turn it into `CorruptEventError`)
@@ -360,6 +362,18 @@ def _check_header(sound: bool, format_number: int, kind: int, kinds: tuple[int, 
         raise DamagedRecord("the header does not match its checksum")
     if format_number != FORMAT or kind not in kinds:
         raise DamagedRecord(f"a record of format {format_number}, kind {kind}")
+
+
+def unpack_version(value: bytes | memoryview) -> int:
+    """The version in the header of an event, unchecked."""
+    version: int = _U32.unpack_from(value, 20)[0]
+    return version
+
+
+def unpack_pointers(value: bytes | memoryview) -> tuple[int, int]:
+    """Previous and jump pointer in the header of an event, unchecked."""
+    previous, jump = _POINTERS.unpack_from(value, 32)
+    return previous, jump
 
 
 unpack_fields: Final = _HEADER.unpack_from

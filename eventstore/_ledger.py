@@ -8,7 +8,9 @@ raises has written nothing, and the transaction goes on with other operations; `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from eventstore import _chain
 from eventstore import _layout as layout
@@ -65,7 +67,7 @@ _NO_ID: Final = bytes(16)
 _EXISTS: Final = int(Expected.EXISTS)  # the member itself costs more than the comparison
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """An event to append, with what can be hashed before the write lock is held."""
 
     type_: bytes
@@ -310,7 +312,7 @@ class Ledger:
         size: int,
         digest: bytes,
     ) -> None:
-        type_, meta, data, salt, _ = event
+        type_, meta, data = event.type_, event.meta, event.data
         spine = stream.spine
         if isinstance(spine, Unloaded):
             spine = load_spine(self._transaction, stream.position, stream.version)
@@ -318,7 +320,7 @@ class Ledger:
         version = stream.version + 1
         header = Header(
             layout.EVENT, len(type_), len(meta), len(data), stream.number, version, index, size,
-            stream.position, jump[1] if jump else 0, time_ns, commit_id, salt, digest,
+            stream.position, jump[1] if jump else 0, time_ns, commit_id, event.salt, digest,
         )  # fmt: skip
         position = self._put_record(header, type_, meta, data)
         stream.version = version

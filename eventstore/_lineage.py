@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from eventstore._layout import (
     EVENT,
+    HEADER_BYTES,
     DamagedRecord,
     Facts,
     Header,
@@ -22,6 +23,8 @@ from eventstore._layout import (
     unpack_head,
     unpack_header,
     unpack_numbers,
+    unpack_pointers,
+    unpack_version,
 )
 
 if TYPE_CHECKING:
@@ -88,13 +91,27 @@ def get_event(transaction: Transaction, position: int, version: int) -> tuple[He
 def find_position(transaction: Transaction, position: int, version: int, wanted: int) -> int:
     """The position of version *wanted* in the lineage that has *version* at *position*: O(log n) records."""
     while version > wanted:
-        header, _ = get_event(transaction, position, version)
+        previous, leap = _pointers(transaction, position, version)
         jump = jump_version(version)
         if jump >= wanted:
-            position, version = header.jump, jump
+            position, version = leap, jump
         else:
-            position, version = header.previous, version - 1
+            position, version = previous, version - 1
     return position
+
+
+def _pointers(transaction: Transaction, position: int, version: int) -> tuple[int, int]:
+    """Previous and jump pointer of an event, for a step on the way: the version is checked at each, so that a damaged
+    pointer is found at the next one; the checksum is left to whoever reads the event at the end.
+    """
+    value = transaction.get(log_key(position))
+    if value is None or len(value) < HEADER_BYTES or unpack_version(value) != version:
+        get_event(transaction, position, version)
+        raise DamagedRecord("there is no event", version=version, position=position)
+    previous, jump = unpack_pointers(value)
+    if previous >= position or jump >= position:
+        raise DamagedRecord("a pointer does not go back", version=version, position=position)
+    return previous, jump
 
 
 def first_behind(transaction: Transaction, position: int, version: int, behind: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from eventstore._layout import MAX_SNAPSHOT_NAME_BYTES
 from eventstore._ledger import Ledger, Prepared, prepare
 from eventstore.log import (
@@ -36,15 +38,29 @@ class Request(NamedTuple, Generic[T]):
     size: int = 0
 
 
+class Append(msgspec.Struct, gc=False):
+    """The `Request` of an append. Not a closure: hundreds wait at a time, and the collector would look at each cell."""
+
+    name: bytes
+    events: list[Prepared]
+    expected: int
+    commit_id: bytes
+    named: bool
+    size: int
+
+    def work(self, ledger: Ledger) -> Commit:
+        """Append."""
+        return ledger.append(self.name, self.events, self.expected, self.commit_id, named=self.named)
+
+
 def append(
     entropy: Callable[[int], bytes], stream: str, events: Sequence[NewEvent], expected: int, commit_id: bytes | None
-) -> Request[Commit]:
+) -> Append:
     """See `EventLog.append`."""
     name = check_stream_name(stream)
     check_expected(expected)
     prepared, chosen, size = _prepare(entropy, events, commit_id, at_least=1)
-    named = commit_id is not None
-    return Request(lambda ledger: ledger.append(name, prepared, expected, chosen, named=named), size)
+    return Append(name, prepared, expected, chosen, commit_id is not None, size)
 
 
 def fork(  # noqa: PLR0917  (the order of `EventLog.fork`)

@@ -102,13 +102,19 @@ class Scan:
         found = cursor.set_range(layout.log_key(after + 1))
         size = count = 0
         while found and count < _PAGE_RECORDS and size < _PAGE_BYTES:
-            after = layout.key_position(cursor.key())
-            if after > self.end:
-                break
-            value = cursor.value()
-            size += len(value)
+            key = bytes(cursor.key())
+            if not key.startswith(layout.LOG):
+                return self.end
             count += 1
-            self._read_record(transaction, after, value)
+            if len(key) != layout.LOG_KEY_BYTES:
+                self.report(Problem("structure", f"a row {key!r} that belongs to no table"))
+            else:
+                after = layout.key_position(key)
+                if after > self.end:
+                    break
+                value = cursor.value()
+                size += len(value)
+                self._read_record(transaction, after, value)
             found = cursor.next()
         return after if found else self.end
 
@@ -138,7 +144,7 @@ class Scan:
     def problem(self, kind: str, reason: str, number: int, version: int = 0, position: int = 0) -> None:
         """Report a problem of the stream with this number."""
         name = self.names.get(number)
-        self.report(Problem(kind, reason, name.decode() if name else None, version, position))
+        self.report(Problem(kind, reason, name.decode(errors="replace") if name else None, version, position))
 
     def check_event(
         self, transaction: Transaction, trail: Trail, position: int, header: Header, value: memoryview
@@ -225,34 +231,36 @@ class Scan:
     def read_stream(self, stream: str, progress: Callable[[int, int], None]) -> None:
         """Compare the lineage of one stream only."""
         number = self.environment.read(lambda transaction: self.reader.find(transaction, stream))
-        position, version = self.environment.read(lambda transaction: get_head(transaction, number))
-        positions = self._positions(stream, position, version)
+        positions = self._positions(stream, number)
         trail = Trail()
         for start in range(0, len(positions), _PAGE_RECORDS):
             page = positions[start : start + _PAGE_RECORDS]
             self.environment.read(lambda transaction: self._read_events(transaction, trail, page))  # noqa: B023
             progress(start + len(page), len(positions))
 
-    def _positions(self, stream: str, position: int, version: int) -> list[int]:
-        """The positions of the lineage, oldest first, as far down as pointers lead."""
+    def _positions(self, stream: str, number: int) -> list[int]:
+        """The positions of the lineage, oldest first; none, once it is reported, if they cannot all be reached."""
         positions: list[int] = []
+        place: tuple[int, int] | None = None
 
         def walk(transaction: Transaction) -> bool:
-            nonlocal position, version
-            for _ in range(_PAGE_RECORDS):
-                if not version:
-                    return False
-                header, _ = get_event(transaction, position, version)
-                positions.append(position)
-                position, version = header.previous, version - 1
-            return True
+            nonlocal place
+            try:
+                position, version = place or get_head(transaction, number)
+                for _ in range(min(version, _PAGE_RECORDS)):
+                    header, _ = get_event(transaction, position, version)
+                    positions.append(position)
+                    position, version = header.previous, version - 1
+            except DamagedRecord as error:
+                kind = "record" if error.version else "head"
+                self.report(Problem(kind, str(error), stream, error.version, error.position))
+                positions.clear()
+                return False
+            place = (position, version)
+            return version > 0
 
-        try:
-            while self.environment.read(walk):
-                pass
-        except DamagedRecord as error:
-            self.report(Problem("record", str(error), stream, error.version, error.position))
-            positions.clear()  # what lies behind cannot be reached, and the rest hangs in the air
+        while self.environment.read(walk):
+            pass
         return positions[::-1]
 
     def _read_events(self, transaction: Transaction, trail: Trail, positions: list[int]) -> None:

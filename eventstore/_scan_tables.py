@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventstore import _layout as layout
 from eventstore._erasure import needed_version
-from eventstore._layout import DamagedRecord, Facts, Header
+from eventstore._layout import DamagedRecord, Erasure, Facts, Header
 from eventstore._lineage import find_position, find_stream, get_event, get_facts, get_head, get_record
 from eventstore.errors import EventStoreError
 from eventstore.log import NO_DIGEST
@@ -24,14 +24,28 @@ if TYPE_CHECKING:
     from eventstore.log import Checkpoint, CheckpointEntry
 
 _PAGE_ROWS: Final = 1_000
-_TABLES: Final = b"acefhinsz"
+_SHORTEST_SNAPSHOT_KEY: Final = 6
+_BEHIND_LOG: Final = b"{"
+_KEY_BYTES: Final = {  # snapshots have any length beyond the stream's number
+    layout.ACTIVITY: 13,
+    layout.CHILDREN: 9,
+    layout.ERASURE: 5,
+    layout.FACTS: 5,
+    layout.HEADS: 5,
+    layout.IDENTITY: 1,
+    layout.NAMES: 9,
+    layout.SNAPSHOTS: None,
+    layout.LOG: layout.LOG_KEY_BYTES,
+}
 
 
 def last_position(transaction: Transaction) -> int:
     """The position of the newest record; 0 in an empty log."""
     cursor = transaction.cursor()
     found = cursor.set_range(layout.LOG) and cursor.last()
-    return layout.key_position(cursor.key()) if found else 0
+    while found and len(cursor.key()) != layout.LOG_KEY_BYTES:  # no row of ours
+        found = cursor.prev()
+    return layout.key_position(cursor.key()) if found and bytes(cursor.key()[:1]) == layout.LOG else 0
 
 
 def check_tables(run: Scan) -> None:
@@ -43,7 +57,7 @@ def check_tables(run: Scan) -> None:
     _each_row(run, layout.ERASURE, _check_erasure)
     _each_row(run, layout.SNAPSHOTS, _check_snapshot)
     _each_row(run, layout.ACTIVITY, _check_activity)
-    run.environment.read(lambda transaction: _check_prefixes(run, transaction))
+    _check_keys(run)
     for position, reason in sorted(run.damaged.items()):
         run.report(Problem("record", reason, position=position))
 
@@ -59,7 +73,8 @@ def _each_row(run: Scan, prefix: bytes, check: Callable[[Scan, Transaction, byte
             if not here.startswith(prefix):
                 return b""
             try:
-                check(run, transaction, here, bytes(cursor.value()))
+                if _KEY_BYTES[prefix] in {len(here), None}:  # others are reported as strays
+                    check(run, transaction, here, bytes(cursor.value()))
             except (DamagedRecord, ValueError) as error:
                 run.report(Problem("structure", f"the row {here!r} is damaged: {error}"))
             found = cursor.next()
@@ -69,14 +84,28 @@ def _each_row(run: Scan, prefix: bytes, check: Callable[[Scan, Transaction, byte
         key = run.environment.read(page)
 
 
-def _check_prefixes(run: Scan, transaction: Transaction) -> None:
-    cursor = transaction.cursor()
-    found = cursor.first()
-    while found:
-        prefix = bytes(cursor.key()[:1])
-        if prefix not in _TABLES:
-            run.report(Problem("structure", f"a row {bytes(cursor.key())!r} that belongs to no table"))
-        found = cursor.set_range(bytes([prefix[0] + 1])) if prefix < b"\xff" else False
+def _check_keys(run: Scan) -> None:
+    """Report every row that belongs to no table, but for those between the records, which the pass over them met."""
+    key = b"\0"
+
+    def page(transaction: Transaction) -> bytes:
+        cursor = transaction.cursor()
+        found = cursor.set_range(key)
+        for _ in range(_PAGE_ROWS):
+            if not found:
+                return b""
+            here = bytes(cursor.key())
+            if here.startswith(layout.LOG):
+                found = cursor.set_range(_BEHIND_LOG)
+                continue
+            wanted = _KEY_BYTES.get(here[:1], 0)
+            if wanted != len(here) and (wanted is not None or len(here) < _SHORTEST_SNAPSHOT_KEY):
+                run.report(Problem("structure", f"a row {here!r} that belongs to no table"))
+            found = cursor.next()
+        return bytes(cursor.key()) if found else b""
+
+    while key:
+        key = run.environment.read(page)
 
 
 def _check_facts(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
@@ -161,13 +190,21 @@ def _check_tombstone(run: Scan, transaction: Transaction, number: int, facts: Fa
         run.problem("record", "its tombstone is another record", number, 0, facts.deleted)
     if transaction.get(layout.head_key(number)) is not None:
         run.problem("head", "it was deleted and has a head", number)
+    _check_what_is_left(run, transaction, number, facts)
+
+
+def _check_what_is_left(run: Scan, transaction: Transaction, number: int, facts: Facts) -> None:
     trail = run.trails.get(number)
     row = transaction.get(layout.erasure_key(number))
-    if facts.deleted > run.end or trail is None:
-        return  # it was deleted, and perhaps erased, while the log was read
-    left = layout.unpack_erasure(row).version if row is not None else trail.forked_at
-    if trail.version < left:
-        run.problem("erasure", f"{left} events should be left, the log has {trail.version}", number)
+    forked_at = trail.forked_at if trail else 0
+    left = layout.unpack_erasure(row) if row is not None else Erasure(0, forked_at, pending=False)
+    for position, version in ((facts.created, 0), (left.position, left.version)):
+        if position in run.damaged:
+            run.problem("record", run.damaged.pop(position), number, version, position)
+            return
+    seen = trail.version if trail else 0
+    if facts.deleted <= run.end and seen < left.version:  # erased since, if it was deleted while the log was read
+        run.problem("erasure", f"{left.version} events should be left, the log has {seen}", number)
 
 
 def _check_name(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
@@ -272,7 +309,7 @@ def _compare_entry(transaction: Transaction, entry: CheckpointEntry) -> str:
 
 
 def _compare_tombstone(tombstone: Header, entry: CheckpointEntry) -> str:
-    if tombstone.version < entry.version:
+    if tombstone.version < entry.version or (entry.deleted and tombstone.version != entry.version):
         return f"its tombstone says it was deleted at version {tombstone.version}"
     if tombstone.version == entry.version and tombstone.digest != entry.digest:
         return "its tombstone has another digest"

@@ -13,7 +13,9 @@ import logging
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+import msgspec
 
 from eventstore._layout import DamagedRecord
 from eventstore._ledger import Ledger
@@ -21,15 +23,30 @@ from eventstore._requests import Request
 from eventstore.errors import ClosedError, CorruptLogError, EventStoreError, LogFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from eventstore._lmdb import Environment, Transaction
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _MAX_BATCH_JOBS: Final = 4_096
 _MAX_BATCH_BYTES: Final = 64 * 2**20
 _LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken
 _logger = logging.getLogger("eventstore")
+
+
+class Asked(Protocol[T_co]):
+    """What is to be written: `_requests.Request` or `_requests.Append`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, by which batches are bounded."""
+        ...
+
+    @property
+    def work(self) -> Callable[[Ledger], T_co]:
+        """What runs in the transaction."""
+        ...
 
 
 class Waiter(Protocol):
@@ -39,17 +56,13 @@ class Waiter(Protocol):
         """The job is done."""
 
 
-class Job(Generic[T]):
-    """One operation to write, and then its outcome."""
+class Job(msgspec.Struct, Generic[T], gc=False):
+    """One operation to write, and then its outcome. No cycle goes through it that outlives its waiter."""
 
-    __slots__ = ("error", "result", "size", "waiter", "work")
-
-    def __init__(self, request: Request[T], waiter: Waiter) -> None:
-        self.work = request.work
-        self.size = request.size
-        self.waiter = waiter
-        self.result: T
-        self.error: BaseException | None = None
+    request: Asked[T]
+    waiter: Waiter
+    result: T | None = None
+    error: BaseException | None = None
 
 
 class ThreadWaiter:
@@ -104,7 +117,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="refold-writer", daemon=True)
         self._thread.start()
 
-    def call(self, request: Request[T]) -> T:
+    def call(self, request: Asked[T]) -> T:
         """Carry out *request* in a transaction with others', durable when this returns; blocks."""
         waiter = ThreadWaiter()
         job = Job(request, waiter)
@@ -112,9 +125,9 @@ class Writer:
         waiter.wait()
         if job.error is not None:
             raise job.error
-        return job.result
+        return cast("T", job.result)
 
-    async def call_async(self, request: Request[T]) -> T:
+    async def call_async(self, request: Asked[T]) -> T:
         """`call`, awaited. If it is cancelled, *request* may still be carried out."""
         waiter = LoopWaiter()
         self._submit(Job(request, waiter))
@@ -165,7 +178,7 @@ class Writer:
         deadline = None
         while job is not None:
             batch.append(job)
-            size += job.size
+            size += job.request.size
             if len(batch) >= _MAX_BATCH_JOBS or size >= _MAX_BATCH_BYTES:
                 return batch, False
             try:
@@ -202,7 +215,7 @@ class Writer:
             writes = self._ledger.writes
             job.error = None
             try:
-                job.result = job.work(self._ledger)
+                job.result = job.request.work(self._ledger)
             except (EventStoreError, ValueError, DamagedRecord) as error:
                 if self._ledger.writes != writes:
                     raise
@@ -216,7 +229,7 @@ class Writer:
         if job.error is not None:
             # `verify` reports what is wrong, `erase()` raises it; tried again at the next open.
             _logger.warning("%s: erasure stopped: %s", self._environment.path, job.error)
-        self._erasure_owed = job.error is None and job.result.more
+        self._erasure_owed = job.result is not None and job.result.more
 
 
 class _Nobody:

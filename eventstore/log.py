@@ -333,7 +333,8 @@ class EventLog(Protocol):
 
     def follow(self, *, after: Position = START, stream: str | None = None) -> AsyncIterator[Record]:
         """Every record behind *after*, and then each new one as it is committed, by this process or another; it never
-        ends by itself. With *stream*: only the events of its lineage, ending after its `Deletion`.
+        ends by itself. With *stream*: only the events of its lineage, ending after its `Deletion`. Raises, when first
+        asked, `InvalidCursorError` or `StreamNotFoundError`.
         """
         ...
 

@@ -6,19 +6,28 @@ Each error carries its facts as attributes, says what did *not* happen, and surv
 from __future__ import annotations
 
 __all__ = [
+    "AlreadyReceivingError",
+    "AnswerKeptInForkError",
     "EventDataError",
     "InvalidMessageError",
     "InvalidMetadataError",
     "InvalidPlaceError",
     "InvalidSessionIdError",
+    "MessageSetAsideError",
+    "NoModelError",
+    "NothingToAnswerError",
     "PlaceNotFoundError",
+    "RequestOpenError",
+    "ResponseCutError",
     "SessionAlteredError",
+    "SessionClosedError",
     "SessionDeletedError",
     "SessionError",
     "SessionExistsError",
     "SessionFileError",
     "SessionNotFoundError",
     "StorageUnavailableError",
+    "ThinkingBoundError",
     "UnreadableJsonError",
 ]
 
@@ -87,6 +96,140 @@ class InvalidSessionIdError(SessionError):
 
     def __str__(self) -> str:
         return f"invalid session id {_shorten(self.session_id)}: {self.reason}; nothing was read or written"
+
+
+class SessionClosedError(SessionError):
+    """The session object was closed. Nothing was done; `resume_session` goes on with the session."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} is closed; nothing was done, resume it to go on"
+
+
+class AlreadyReceivingError(SessionError):
+    """The answer is being received already. Nothing was done."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id} is receiving an answer already; nothing was done, "
+            "iterate that `receive()` to its end or cancel it first"
+        )
+
+
+class NothingToAnswerError(SessionError):
+    """There is no message without an answer. Nothing was sent."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} has nothing to answer; nothing was sent, `send` a message first"
+
+
+class NoModelError(SessionError):
+    """No model is given, and the session knows none. Nothing was written or sent."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} has no model and its storage keeps none; pass `model=`; nothing was written"
+
+
+class RequestOpenError(SessionError):
+    """A request that another process sent has no answer yet: that process may be receiving it now, or be dead, which
+    the log cannot tell. Nothing was written or sent.
+    """
+
+    def __init__(self, session_id: str, request_id: str) -> None:
+        super().__init__(session_id, request_id)
+        self.session_id = session_id
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id} has an open request {self.request_id} of another process; nothing was written "
+            "or sent. If that process is gone, resume with `take_over=True`"
+        )
+
+
+class AnswerKeptInForkError(SessionError):
+    """While an answer came in, another writer went on with the session. What came is in the fork *fork_id*; the session
+    has what the other one wrote.
+    """
+
+    def __init__(self, session_id: str, fork_id: str) -> None:
+        super().__init__(session_id, fork_id)
+        self.session_id = session_id
+        self.fork_id = fork_id
+
+    def __str__(self) -> str:
+        return (
+            f"another writer went on with session {self.session_id}: this answer was kept in its fork {self.fork_id}, "
+            "the session itself has what the other one wrote"
+        )
+
+
+class ResponseCutError(SessionError):
+    """The response to *request_id* ended before it was complete. It is recorded as interrupted and stays out of the
+    messages; `receive` asks again.
+    """
+
+    def __init__(self, session_id: str, request_id: str, reason: str) -> None:
+        super().__init__(session_id, request_id, reason)
+        self.session_id = session_id
+        self.request_id = request_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id}: the response to {self.request_id} was cut: {self.reason}; it is recorded as "
+            "interrupted, `receive` asks again"
+        )
+
+
+class MessageSetAsideError(SessionError):
+    """The API refused the request, whose newest part was the user's message, with *status*. That message was set aside,
+    so that the session can go on without it; the log still has it.
+    """
+
+    def __init__(self, session_id: str, status: int, reason: str) -> None:
+        super().__init__(session_id, status, reason)
+        self.session_id = session_id
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id}: the API refused the newest message ({self.status}: {self.reason}); it was set "
+            "aside, the session goes on without it"
+        )
+
+
+class ThinkingBoundError(SessionError):
+    """A change of *changed* (`system`, `tools`) would invalidate the thinking in the history. Nothing was written."""
+
+    def __init__(self, session_id: str, changed: tuple[str, ...]) -> None:
+        super().__init__(session_id, changed)
+        self.session_id = session_id
+        self.changed = changed
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id} has thinking blocks, which the API takes back only behind exactly the system, "
+            f"tools and messages they were produced behind; a changed {' and '.join(self.changed)} would make every "
+            "request a 400. Nothing was written. Leave it out to go on as before, or pass `strip_thinking=True` to "
+            "send the history without its thinking from now on"
+        )
 
 
 class InvalidMessageError(SessionError):
