@@ -149,6 +149,8 @@ class _Files:
                     self.operations.append(Synced(call.begin, call.end, opened.node))
             case "ftruncate":
                 self._truncate(call)
+            case "fallocate":
+                self._allocate(call)
             case "close":
                 self._opened.pop(_first_number(call), None)
             case "dup" | "dup2" | "dup3" | "fcntl":
@@ -204,6 +206,18 @@ class _Files:
         if opened is not None:
             self._sizes[opened.node] = int(rest)
             self.operations.append(Truncated(call.begin, call.end, opened.node, int(rest)))
+
+    def _allocate(self, call: Call) -> None:
+        """What posix_fallocate asks for: mode 0, from the beginning. The file gets longer, and reads as zeros."""
+        opened, rest = self._descriptor(call)
+        if opened is None:
+            return
+        mode, offset, length = (int(number) for number in rest.split(", "))
+        if (mode, offset) != (0, 0):
+            self._refuse(call)
+        size = max(length, self._sizes.get(opened.node, 0))
+        self._sizes[opened.node] = size
+        self.operations.append(Truncated(call.begin, call.end, opened.node, size))
 
     def _duplicate(self, call: Call) -> None:
         opened, rest = self._descriptor(call)
