@@ -212,10 +212,10 @@ class _Files:
         opened, rest = self._descriptor(call)
         if opened is None:
             return
-        mode, offset, length = (int(number) for number in rest.split(", "))
-        if (mode, offset) != (0, 0):
+        mode, offset, length = rest.split(", ")
+        if (mode, offset) != ("0", "0"):
             self._refuse(call)
-        size = max(length, self._sizes.get(opened.node, 0))
+        size = max(int(length), self._sizes.get(opened.node, 0))
         self._sizes[opened.node] = size
         self.operations.append(Truncated(call.begin, call.end, opened.node, size))
 

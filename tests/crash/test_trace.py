@@ -172,6 +172,15 @@ def test_names_are_removed_and_files_truncated() -> None:
     assert seen[2:] == [Truncated(4, 5, 1, 1), Truncated(6, 7, 1, 0), Unlinked(8, 9, ROOT, "f")]
 
 
+def test_room_that_is_reserved_makes_a_file_longer_and_never_shorter() -> None:
+    seen = operations(
+        _CREATE,
+        "fallocate(3<{/root/f}>, 0, 0, 4096) = 0",
+        "fallocate(3<{/root/f}>, 0, 0, 100) = 0",
+    )
+    assert seen[1:] == [Truncated(2, 3, 1, 4096), Truncated(4, 5, 1, 4096)]
+
+
 def test_standard_output_is_where_acknowledgements_go() -> None:
     assert operations("write(1<{pipe:[7]}>, {done}, 4) = 4") == [Acknowledged(0, 1, b"done")]
 
@@ -190,7 +199,7 @@ def test_other_files_failures_and_closed_descriptors_leave_no_trace() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        "fallocate(3<{/root/f}>, 0, 0, 4096) = 0",
+        "fallocate(3<{/root/f}>, FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE, 0, 4096) = 0",
         "copy_file_range(3<{/root/f}>, NULL, 9<{/x}>, NULL, 4096, 0) = 4096",
         "mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 3<{/root/f}>, 0) = 0x7f0000000000",
         "rename({/root/f}, {/elsewhere}) = 0",
