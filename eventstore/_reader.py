@@ -230,6 +230,7 @@ class Reader:
         except DamagedRecord as error:
             if isinstance(error, LostRecord):
                 self.find(transaction, stream)  # it may have been deleted, and erased, since the page before
+            error.version, error.position = error.version or version, error.position or position
             raise self._corrupt(stream, error) from error
         return events, Walk(position, version, after)
 

@@ -99,7 +99,7 @@ class Scan:
 
     def _read_page(self, transaction: Transaction, after: int) -> int:
         cursor = transaction.cursor()
-        found = cursor.set_range(layout.log_key(after + 1))
+        found = cursor.set_range(layout.log_key(after + 1) if after else layout.LOG)
         size = count = 0
         while found and count < _PAGE_RECORDS and size < _PAGE_BYTES:
             key = bytes(cursor.key())

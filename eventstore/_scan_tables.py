@@ -114,8 +114,10 @@ def _check_facts(run: Scan, transaction: Transaction, key: bytes, value: bytes) 
     found = find_stream(transaction, facts.name)
     if found is None or found[0] != number:
         run.problem("name", "its name does not lead to it", number)
-    if facts.created > run.end:
-        return  # newer than this verification
+    if facts.created > run.end:  # newer than this verification
+        if facts.created > last_position(transaction):
+            run.problem("head", "it began behind the end of the log", number, 0, facts.created)
+        return
     if facts.deleted:
         _check_tombstone(run, transaction, number, facts)
     else:
@@ -154,8 +156,9 @@ def _origin(run: Scan, transaction: Transaction, number: int, facts: Facts) -> H
     except DamagedRecord as error:
         run.problem("record", str(error), number, 1, facts.created)
         return None
-    if header.stream != number or (header.kind, header.version) == (layout.EVENT, 0):
-        run.problem("lineage", "its first record is another stream's", number, 1, facts.created)
+    begins = header.kind == layout.FORKED or (header.kind, header.version) == (layout.EVENT, 1)
+    if header.stream != number or not begins:
+        run.problem("lineage", "its first record is another's, or not its first", number, 1, facts.created)
     return header
 
 

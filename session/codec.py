@@ -29,10 +29,12 @@ _decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
 
 
 def encode_event(event: AnyEvent) -> tuple[str, bytes]:
-    """Type and data of *event*. Raises `EventDataError` for a number beyond 64 bits."""
-    if isinstance(event, UnknownEvent):
-        return event.type, event.data
-    return event.type, _encoded(event, event.type)
+    """Type and data of *event*. Raises `EventDataError` for what `decode_event` would not take back: a number beyond 64
+    bits, a field of another type, foreign data under a known type.
+    """
+    data = event.data if isinstance(event, UnknownEvent) else _encoded(event, event.type)
+    decode_event(event.type, data)  # what could not be read again would make the session unreadable for good
+    return event.type, data
 
 
 def decode_event(event_type: str, data: bytes) -> AnyEvent:
@@ -63,11 +65,14 @@ def decode_meta(meta: bytes) -> Meta:
 
 def _encoded(value: msgspec.Struct, name: str) -> bytes:
     try:
-        return _encode(value)
-    except UnicodeEncodeError:
-        return _encode(_escaped(msgspec.to_builtins(value, builtin_types=(bytes,))))
+        try:
+            return _encode(value)
+        except UnicodeEncodeError:
+            return _encode(_escaped(msgspec.to_builtins(value, builtin_types=(bytes,))))
     except OverflowError as error:
         raise EventDataError(name, "a number beyond 64 bits") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventDataError(name, str(error)) from error
 
 
 def _escaped(value: object) -> object:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class SessionCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionCreated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A session began, at *created_at* (Unix milliseconds; 0: when this was recorded).
 
     *cause* is the place that led to it (a sub-agent's caller, a compacted session), *origin* who keeps it: "live",
@@ -37,7 +37,7 @@ class SessionCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str = ""
 
 
-class SessionForked(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionForked(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The session began as a fork of *parent_id* at its version *at*. The first own event of every fork."""
 
     type: ClassVar[str] = "session_forked"
@@ -47,7 +47,7 @@ class SessionForked(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class MessageAppended(msgspec.Struct, frozen=True, omit_defaults=True):
+class MessageAppended(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A whole message was said: an ask, or any message of a conversation that was recorded elsewhere.
 
     *said_at* (Unix milliseconds) is given where it is not when it was recorded.
@@ -64,7 +64,7 @@ class MessageAppended(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(Message.of(message), message_id=message_id, said_at=said_at)
 
 
-class RequestSent(msgspec.Struct, frozen=True, omit_defaults=True):
+class RequestSent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The first *messages* messages of the session were about to be sent, with its prompt.
 
     Every attempt of one logical call has the same *request_id*. *parameters* is a JSON object of what this request has
@@ -81,7 +81,7 @@ class RequestSent(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""
 
 
-class BlockReceived(msgspec.Struct, frozen=True, omit_defaults=True):
+class BlockReceived(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A content block of a running response was finished. *tool_use_id* is "" for other than tool_use blocks."""
 
     type: ClassVar[str] = "block_received"
@@ -91,7 +91,7 @@ class BlockReceived(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_use_id: str = ""
 
 
-class ResponseReceived(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResponseReceived(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The response is complete. Without this event there is no message.
 
     Either *content* is the exact text of its content array, with the ids of its *tool_uses*; or *blocks* is the number
@@ -114,7 +114,7 @@ class ResponseReceived(msgspec.Struct, frozen=True, omit_defaults=True):
     chunks: bytes = b""
 
 
-class ResponseInterrupted(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResponseInterrupted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The response ended without being complete, and stays out of the messages.
 
     *reason*: "cut", "error", "cancelled", or "lost" (found open by a later process). *error* is the body or event that
@@ -132,7 +132,7 @@ class ResponseInterrupted(msgspec.Struct, frozen=True, omit_defaults=True):
     chunks: bytes = b""
 
 
-class ToolStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolStarted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A tool is about to run; *asked*: `can_use_tool` was asked, and allowed it."""
 
     type: ClassVar[str] = "tool_started"
@@ -141,7 +141,7 @@ class ToolStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: bool = False
 
 
-class ToolReturned(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolReturned(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A tool has ended; *result* is its tool_result block as it will be sent."""
 
     type: ClassVar[str] = "tool_returned"
@@ -151,7 +151,7 @@ class ToolReturned(msgspec.Struct, frozen=True, omit_defaults=True):
     duration_ms: int = 0
 
 
-class ToolRefused(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolRefused(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A tool was not allowed to run; *result* is the tool_result block that says so."""
 
     type: ClassVar[str] = "tool_refused"
@@ -160,7 +160,7 @@ class ToolRefused(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class UsageRecorded(msgspec.Struct, frozen=True, omit_defaults=True):
+class UsageRecorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a response used: the API's raw *usage*, and its cost by the price table *prices* (None: no known price).
 
     A correction may hold negative counters, and in *unpriced* how many unpriced responses it adds to the count.
@@ -177,7 +177,7 @@ class UsageRecorded(msgspec.Struct, frozen=True, omit_defaults=True):
     unpriced: int = 0
 
 
-class MetadataUpdated(msgspec.Struct, frozen=True, omit_defaults=True):
+class MetadataUpdated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The members of the JSON object *values* were set, the keys in the JSON array *removed* taken away."""
 
     type: ClassVar[str] = "metadata_updated"
@@ -185,7 +185,7 @@ class MetadataUpdated(msgspec.Struct, frozen=True, omit_defaults=True):
     removed: bytes = b"[]"
 
 
-class PromptChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+class PromptChanged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What stands around the messages was changed: the fields that are set here. b"" and "" mean absent."""
 
     type: ClassVar[str] = "prompt_changed"
@@ -195,7 +195,7 @@ class PromptChanged(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: bytes | UnsetType = UNSET
 
 
-class HistoryRewound(msgspec.Struct, frozen=True, omit_defaults=True):
+class HistoryRewound(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Only the first *messages* messages still hold; what came after them was set aside, running responses too.
 
     A number of messages, not a version: so a rewind can be undone or repeated, and the fold needs no past states.
@@ -206,7 +206,7 @@ class HistoryRewound(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class HistoryCompacted(msgspec.Struct, frozen=True, omit_defaults=True):
+class HistoryCompacted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The *summary* stands for the first *messages* messages from now on. The originals stay in the log."""
 
     type: ClassVar[str] = "history_compacted"
@@ -222,7 +222,7 @@ class RepairedResult(msgspec.Struct, frozen=True, gc=False):
     result: bytes
 
 
-class SessionRepaired(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionRepaired(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What repair found (*problems*, by name) and added."""
 
     type: ClassVar[str] = "session_repaired"
@@ -230,14 +230,14 @@ class SessionRepaired(msgspec.Struct, frozen=True, omit_defaults=True):
     results: tuple[RepairedResult, ...] = ()
 
 
-class SessionClosed(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionClosed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The session was closed; the next message or request opens it again."""
 
     type: ClassVar[str] = "session_closed"
     reason: str = ""
 
 
-class UnknownEvent(msgspec.Struct, frozen=True):
+class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     """An event of a type that this version does not know, with its data as it is stored."""
 
     type: str

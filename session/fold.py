@@ -105,21 +105,21 @@ class Fold:
         self._updated_at = recorded_at
         if self.version == 1:
             self._created_at = recorded_at
-        match event:
+        match event:  # the frequent ones first
             case MessageAppended():
                 self._message_appended(event, recorded_at)
-            case BlockReceived():
-                self._block_received(event)
-            case ResponseReceived():
-                self._response_received(event)
-            case UsageRecorded():
-                self._usage_recorded(event)
-            case RequestSent():
-                self._request_sent(event)
-            case ToolStarted():
-                self._tools[event.tool_use_id] = ToolRun(event.tool_use_id, event.name, self.version)
             case ToolReturned():
                 self._tool_ended(event.tool_use_id, event.result, is_error=event.is_error)
+            case UsageRecorded():
+                self._usage_recorded(event)
+            case ResponseReceived():
+                self._response_received(event)
+            case BlockReceived():
+                self._block_received(event)
+            case ToolStarted():
+                self._tools[event.tool_use_id] = ToolRun(event.tool_use_id, event.name, self.version)
+            case RequestSent():
+                self._request_sent(event)
             case ToolRefused():
                 self._tool_ended(event.tool_use_id, event.result, is_error=True)
             case ResponseInterrupted():
@@ -154,7 +154,7 @@ class Fold:
         growing = self._growing_results()
         return SessionState(
             id=self._id,
-            messages=Messages((*self._messages, growing) if growing else self._messages),
+            messages=Messages.of((*self._messages, growing) if growing else self._messages),
             usage=self._tally.usage(),
             metadata={key: jsontext.parse_or_show(value) for key, value in self._metadata.items()},
             created_at=self._created_at,
@@ -202,10 +202,11 @@ class Fold:
 
     def _response_received(self, event: ResponseReceived) -> None:
         self._settle_results()
-        response = self._responses.pop(event.request_id, None) or _Response(event.request_id, self.version)
+        response = self._responses.pop(event.request_id, None)
         self._forget_cut_responses()
-        message = _message(event, response)
+        message = _message(event, response.in_order() if response else ())
         if message is None:
+            response = response or _Response(event.request_id, self.version)
             response.cut = True
             self._responses[event.request_id] = response
             return
@@ -218,14 +219,14 @@ class Fold:
             self._messages.append(message)
 
     def _usage_recorded(self, event: UsageRecorded) -> None:
-        raw = jsontext.parse_or_show(event.usage)
-        self._tally.add_raw(raw if isinstance(raw, dict) else {}, event.cost_picodollars)
+        self._tally.add_text(event.usage, event.cost_picodollars)
         if event.unpriced:
             self._tally.add(Usage(unpriced=event.unpriced))
 
     def _tool_ended(self, tool_use_id: str, result: bytes, *, is_error: bool) -> None:
-        begun = self._tools.get(tool_use_id) or ToolRun(tool_use_id)
-        self._tools[tool_use_id] = ToolRun(tool_use_id, begun.name, begun.started_version, result, is_error)
+        begun = self._tools.get(tool_use_id)
+        name, started = (begun.name, begun.started_version) if begun else ("", 0)
+        self._tools[tool_use_id] = ToolRun(tool_use_id, name, started, result, is_error)
 
     def _metadata_updated(self, event: MetadataUpdated) -> None:
         try:
@@ -312,11 +313,12 @@ class Fold:
     def _growing_results(self) -> Message | None:
         if not self._tools or self._newest_role() != "assistant":
             return None
-        runs = (self._tools.get(call) for call in self._messages[-1].tool_uses)
-        results = {run.tool_use_id: run.result for run in runs if run and run.result is not None}
-        if not results:
-            return None
-        return Message(joined("user", results.values()), "user", tool_results=tuple(results))
+        results: dict[str, bytes] = {}
+        for call in self._messages[-1].tool_uses:
+            run = self._tools.get(call)
+            if run and run.result is not None:
+                results[call] = run.result
+        return Message(joined("user", results.values()), "user", (), tuple(results)) if results else None
 
     def _forget_cut_responses(self) -> None:
         if self._responses:
@@ -354,16 +356,14 @@ class _Response:
         return tuple(block for _, block in sorted(self.blocks.items()))
 
 
-def _message(event: ResponseReceived, response: _Response) -> Message | None:
+def _message(event: ResponseReceived, blocks: tuple[ReceivedBlock, ...]) -> Message | None:
     """The message that *event* completes; None where blocks it counts are missing."""
     if event.content is not None:
-        return Message(assistant_message(event.content), "assistant", event.tool_uses, stop_reason=event.stop_reason)
-    blocks = response.in_order()
+        return Message(assistant_message(event.content), "assistant", event.tool_uses, (), event.stop_reason)
     if len(blocks) != event.blocks:
         return None
     calls = tuple(block.tool_use_id for block in blocks if block.tool_use_id)
-    raw = joined("assistant", (block.block for block in blocks))
-    return Message(raw, "assistant", calls, stop_reason=event.stop_reason)
+    return Message(joined("assistant", (block.block for block in blocks)), "assistant", calls, (), event.stop_reason)
 
 
 def _encoded_metadata(state: SessionState) -> dict[str, bytes]:

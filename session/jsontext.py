@@ -64,7 +64,11 @@ def parse(raw: bytes) -> Any:  # noqa: ANN401 - any JSON value
 def parse_or_show(raw: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """`parse`, or an `Unreadable` where it raises."""
     try:
-        return parse(raw)
+        return _decode(raw)
+    except _REFUSED:
+        pass
+    try:
+        return _parse_slowly(raw)
     except UnreadableJsonError:
         return Unreadable(raw)
 

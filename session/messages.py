@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, overload
 
 import msgspec
@@ -49,7 +49,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def parsed(self) -> dict[str, Any]:
         """A new dict of the message; an `Unreadable` that still holds the bytes, where they are no JSON object."""
         value = jsontext.parse_or_show(self.raw)
-        if isinstance(value, dict) and not isinstance(value, jsontext.Unreadable):
+        if type(value) is dict:  # not an `Unreadable`
             return value
         shown = {"type": "unreadable", "raw": self.raw.decode("utf-8", "backslashreplace")}
         return jsontext.Unreadable(self.raw, {"role": self.role or "unreadable", "content": [shown]})
@@ -68,6 +68,13 @@ class Messages(Sequence[dict[str, Any]]):
         self._entries: tuple[Message, ...] = (
             messages.entries if isinstance(messages, Messages) else tuple(_numbered(messages))
         )
+
+    @classmethod
+    def of(cls, entries: Iterable[Message]) -> Messages:
+        """*entries*, which are known to be messages: a fold that has many of them looks at none."""
+        self = cls.__new__(cls)
+        self._entries = tuple(entries)
+        return self
 
     @property
     def entries(self) -> tuple[Message, ...]:
@@ -94,16 +101,19 @@ class Messages(Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> Messages: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | Messages:
         if isinstance(index, slice):
-            return Messages(self._entries[index])
+            return Messages.of(self._entries[index])
         return self._entries[index].parsed()
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(Message.parsed, self._entries)
+
     def __add__(self, more: Iterable[RawMessage]) -> Messages:
         if isinstance(more, str | bytes | Mapping):
             return NotImplemented
-        return Messages((*self._entries, *Messages(more).entries))
+        return Messages.of((*self._entries, *Messages(more).entries))
 
     def __eq__(self, other: object) -> bool:
         """Against `Messages`: the same bytes. Against a list: equal values."""

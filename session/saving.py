@@ -49,7 +49,7 @@ def plan_save(stored: SessionState | None, new: SessionState) -> list[SessionEve
         events.append(SessionCreated(new.id, new.created_at, new.parent_id or "", origin=SAVED))
     events += plan_prompt(before.prompt, new.prompt) if new.prompt != Prompt() else []
     events += plan_metadata(before.metadata, new.metadata)
-    events += plan_messages(before.messages.entries, new.messages.entries, before.in_doubt)
+    events += plan_messages(before.messages.entries, new.messages.entries, before.in_doubt, growing=before.results_open)
     events += plan_usage(before.usage, new.usage)
     return events
 
@@ -79,15 +79,27 @@ def plan_metadata(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[Ses
 
 
 def plan_messages(
-    before: tuple[Message, ...], new: tuple[Message, ...], in_doubt: tuple[ToolRun, ...] = ()
+    before: tuple[Message, ...],
+    new: tuple[Message, ...],
+    in_doubt: tuple[ToolRun, ...] = (),
+    *,
+    growing: bool = False,
 ) -> list[SessionEvent]:
     """What changes *before* into *new*, the common prefix left as it is.
 
-    An outcome *in_doubt* would join a message that calls its tool: a rewind to just behind that message drops it.
+    An outcome *in_doubt* would join a message that calls its tool: a rewind to just behind that message drops it. A
+    result of the last message, if that is *growing*, would leave it for a new message that brings one of the same id:
+    it is then appended as a whole.
     """
     kept = common_prefix(before, new)
     waiting = {run.tool_use_id for run in in_doubt if run.result is not None}
     events: list[SessionEvent] = []
+    if (
+        growing
+        and kept == len(before) < len(new)
+        and not set(before[-1].tool_results).isdisjoint(new[kept].tool_results)
+    ):
+        kept -= 1
     if kept < len(before):
         events.append(HistoryRewound(kept, reason=SAVED))
     for count, message in enumerate(new[kept:], kept + 1):

@@ -210,7 +210,9 @@ def status_of(pending: Pending | None, tools: tuple[ToolRun, ...], *, closed: bo
     """See `Status`."""
     if closed:
         return "closed"
-    if (pending and pending.kind == "request") or any(run.result is None for run in tools):
+    if pending and pending.kind == "request":
+        return "running"
+    if pending and any(run.result is None and run.tool_use_id in pending.tool_use_ids for run in tools):
         return "running"
     return "waiting" if pending else "idle"
 

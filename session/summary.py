@@ -16,7 +16,7 @@ from session import jsontext
 from session.errors import UnreadableJsonError
 from session.fold import Fold
 from session.messages import Message, Messages
-from session.state import Pending, Prompt, SessionState, Status, ToolRun, Turn, UnfinishedResponse
+from session.state import Pending, Prompt, SessionState, Status, ToolRun, Turn, UnfinishedResponse, status_of
 from session.usage import Usage
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summarize(state: SessionState, *, hidden_messages: int = 0) -> Summary:
     """The summary of *state*, *hidden_messages* of whose messages are not held."""
+    pending = state.pending
     return Summary(
         id=state.id,
         title=_title(state),
         tags=_tags(state),
         model=state.prompt.model,
-        status=state.status,
-        pending=state.pending,
+        status=status_of(pending, state.tools, closed=state.closed),
+        pending=pending,
         messages=hidden_messages + len(state.messages),
         turns=state.turns[-1].number if state.turns else 0,
         usage=state.usage,

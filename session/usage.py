@@ -27,10 +27,13 @@ in `usage.iterations`, and the top level tells of some of them only (`shares`):
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
+
+from session import jsontext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -158,7 +161,7 @@ class Tally:
 
     def __init__(self, start: Usage | None = None) -> None:
         start = start or Usage()
-        self._counters = dict(start.counters)
+        self._counters = defaultdict(int, start.counters)
         self._cost_picodollars = start.cost_picodollars
         self._unpriced = start.unpriced
 
@@ -176,6 +179,20 @@ class Tally:
                 _add(self._counters, share.counters.items())
         else:
             _add(self._counters, _leaves(raw).items())
+        self._add_cost(cost_picodollars)
+
+    def add_text(self, raw: bytes, cost_picodollars: int | None) -> None:
+        """As `add_raw`, from the text of the object; any other text counts nothing."""
+        try:
+            usual = _decode_usual(raw)
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            parsed = jsontext.parse_or_show(raw)
+            self.add_raw(parsed if isinstance(parsed, dict) else {}, cost_picodollars)
+        else:
+            _add_usual(self._counters, usual)
+            self._add_cost(cost_picodollars)
+
+    def _add_cost(self, cost_picodollars: int | None) -> None:
         if cost_picodollars is None:
             self._unpriced += 1
         else:
@@ -188,6 +205,56 @@ class Tally:
             cost_picodollars=self._cost_picodollars,
             unpriced=self._unpriced,
         )
+
+
+class _CacheCreation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: int = 0
+
+
+class _ServerToolUse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    web_fetch_requests: int = 0
+    web_search_requests: int = 0
+
+
+class _OutputDetails(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    thinking_tokens: int = 0
+
+
+class _Usual(msgspec.Struct, forbid_unknown_fields=True):
+    """A usage object with the fields that nearly every one has: summed at a fifth of what `_leaves` costs.
+
+    An object with anything else in it is none: it is read by `_leaves`, which needs to know no field.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    cache_creation: _CacheCreation | None = None
+    server_tool_use: _ServerToolUse | None = None
+    output_tokens_details: _OutputDetails | None = None
+    service_tier: str | None = None
+    inference_geo: str | None = None
+    speed: str | None = None
+
+
+def _add_usual(counters: defaultdict[str, int], usual: _Usual) -> None:
+    counters["input_tokens"] += usual.input_tokens
+    counters["output_tokens"] += usual.output_tokens
+    counters["cache_creation_input_tokens"] += usual.cache_creation_input_tokens or 0
+    counters["cache_read_input_tokens"] += usual.cache_read_input_tokens or 0
+    if usual.cache_creation is not None:
+        counters["cache_creation/ephemeral_1h_input_tokens"] += usual.cache_creation.ephemeral_1h_input_tokens
+        counters["cache_creation/ephemeral_5m_input_tokens"] += usual.cache_creation.ephemeral_5m_input_tokens
+    if usual.server_tool_use is not None:
+        counters["server_tool_use/web_fetch_requests"] += usual.server_tool_use.web_fetch_requests
+        counters["server_tool_use/web_search_requests"] += usual.server_tool_use.web_search_requests
+    if usual.output_tokens_details is not None:
+        counters["output_tokens_details/thinking_tokens"] += usual.output_tokens_details.thinking_tokens
+
+
+_decode_usual: Final = msgspec.json.Decoder(_Usual).decode
 
 
 def total(usages: Iterable[Usage]) -> Usage:

@@ -47,7 +47,7 @@ async def summaries(log: SessionLog, limit: int, cursor: bytes | None) -> Summar
             found.append(await listing.summarize(head))
         except SessionDeletedError:  # since the page was read
             continue
-        except (CorruptEventError, EventDataError) as error:
+        except (CorruptEventError, EventDataError, ValueError) as error:  # a number too long to be written out, too
             unreadable[head.stream] = str(error)
     return SummaryPage(found, page.cursor, unreadable)
 
@@ -57,9 +57,9 @@ async def renew_snapshot(log: SessionLog, session_id: str) -> None:
     try:
         head = await log.head(session_id)
         fold, _ = await Listing(log).fold(head)
-    except (SessionDeletedError, EventStoreError, EventDataError):
+        await _keep(log, head, fold)
+    except (SessionDeletedError, EventStoreError, EventDataError, ValueError):
         return
-    await _keep(log, head, fold)
 
 
 class Listing:
@@ -123,4 +123,4 @@ class Listing:
 async def _keep(log: SessionLog, head: Head, fold: Fold) -> None:
     data = to_snapshot(fold)
     if data is not None:
-        await log.keep_snapshot(head.stream, head.version, data)
+        await log.keep_snapshot(head.stream, fold.version, data)  # which may be beyond *head*: see `_nearest`

@@ -95,7 +95,10 @@ class SqliteSessionStorage:
                         return connection.execute(statement, values).fetchall()
                 except sqlite3.OperationalError as error:
                     # While a neighbour turns WAL on, or closes the last connection, SQLite gives up without waiting.
-                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    if (
+                        getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
+                        or time.monotonic() >= deadline
+                    ):
                         raise
                 time.sleep(_PAUSE_SECONDS)
         except (sqlite3.OperationalError, OSError) as error:

@@ -6,11 +6,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from soundness import problems_of
-
 from eventstore import LmdbEventLog
 from eventstore.testing import PersistentEventLogContract
 from eventstore.testing.machine import log_machine
+from tests.eventstore.soundness import problems_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session import jsontext
 from session.usage import Share, Tally, Usage, shares, total
 
 RAW = {
@@ -154,6 +155,51 @@ def test_a_tally_is_the_sum(recorded: Any) -> None:
 
     assert before == total(Usage.from_raw(raw, cost) for raw, cost in recorded)
     assert Tally(before).usage() == before
+
+
+COUNTERS = {
+    "": ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"],
+    "cache_creation": ["ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens"],
+    "server_tool_use": ["web_fetch_requests", "web_search_requests"],
+    "output_tokens_details": ["thinking_tokens"],
+}
+texts = st.none() | st.sampled_from(["standard", "é"])
+usual = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(COUNTERS[""][:2], counts),
+        **dict.fromkeys(COUNTERS[""][2:], counts | st.none()),
+        **{
+            name: st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(COUNTERS[name], counts))
+            for name in list(COUNTERS)[1:]
+        },
+        **dict.fromkeys(["service_tier", "inference_geo", "speed"], texts),
+    },
+)
+odd = st.dictionaries(
+    st.sampled_from([*COUNTERS, *COUNTERS[""], "iterations", "new", "service_tier"]),
+    st.none() | st.booleans() | st.floats() | st.just([7]) | st.just({"new": 3}) | st.just("\ud800") | counts,
+    max_size=2,
+)
+
+
+@given(usual, odd)
+def test_a_usage_counts_the_same_as_text_and_as_an_object(known: Any, more: Any) -> None:
+    for raw in (known, {**known, **more}):
+        text = jsontext.encode(raw)
+        tally = Tally()
+        tally.add_text(text, 7)
+        tally.add_text(text, None)
+
+        assert tally.usage() == Usage.from_raw(raw, 7) + Usage.from_raw(raw)
+
+
+@pytest.mark.parametrize("text", [b"", b"[1]", b"7", b"{", b'{"input_tokens":1}{}', b"\xff"])
+def test_a_text_that_is_no_object_counts_nothing_but_its_cost(text: Any) -> None:
+    tally = Tally()
+    tally.add_text(text, 7)
+
+    assert tally.usage() == Usage((), 7)
 
 
 @given(st.dictionaries(names, counts), st.integers(0, 10**15), st.integers(0, 5))

@@ -1,0 +1,208 @@
+"""A session and its storage as one: what `record` has returned from is durable, and in the fold.
+
+`EventJournal` appends events at an exact version. `SavingJournal` saves the state, to a storage that keeps no events.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from session.errors import PlaceNotFoundError, SessionExistsError, SessionNotFoundError
+from session.events import (
+    BlockReceived,
+    MetadataUpdated,
+    RequestSent,
+    SessionClosed,
+    SessionCreated,
+    ToolStarted,
+)
+from session.fold import Fold
+from session.live._finishing import finished
+from session.places import HEAD, parse_at
+from session.state import SessionState
+from session.storage import EventSessionStorage, WrongVersionError, check_session_id, new_session_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from session.events import Meta, SessionEvent
+    from session.places import At
+    from session.storage import SessionStorage
+
+ORIGIN: Final = "live"
+
+_HARMLESS: Final = (MetadataUpdated, SessionClosed)
+"""What another writer may do meanwhile without changing the conversation."""
+
+_NOT_SAVED: Final = (BlockReceived, RequestSent, SessionClosed, ToolStarted)
+"""What leaves nothing in a state that is saved without its events."""
+
+
+class Journal(Protocol):
+    """See the module's head."""
+
+    @property
+    def session_id(self) -> str:
+        """Whose events these are."""
+        ...
+
+    @property
+    def fold(self) -> Fold:
+        """Everything that was recorded, by this journal or before it. To be read only."""
+        ...
+
+    async def record(self, *events: SessionEvent) -> None:
+        """Make *events* durable, all or none, then fold them. A cancellation meanwhile is raised after that.
+
+        Raises `WrongVersionError`, nothing written, if another writer went on with the conversation.
+        """
+        ...
+
+    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:
+        """The journal of a new session that shares everything up to *at*. Raises `PlaceNotFoundError`."""
+        ...
+
+    async def state_at(self, at: int | str | At) -> SessionState:
+        """The session as it was at *at*. Raises `PlaceNotFoundError`."""
+        ...
+
+
+async def create(storage: SessionStorage, session_id: str | None, first: Sequence[SessionEvent], meta: Meta) -> Journal:
+    """The journal of a new session that begins with *first*, durable. Raises `SessionExistsError`."""
+    new_id = new_session_id() if session_id is None else check_session_id(session_id)
+    events = (SessionCreated(new_id, origin=ORIGIN), *first)
+    journal: Journal
+    if isinstance(storage, EventSessionStorage):
+        journal = EventJournal(storage, SessionState(id=new_id), meta)
+    elif await storage.load(new_id) is None:
+        journal = SavingJournal(storage, SessionState(id=new_id))
+    else:
+        raise SessionExistsError(new_id)
+    try:
+        await journal.record(*events)
+    except WrongVersionError as error:
+        raise SessionExistsError(new_id) from error
+    return journal
+
+
+async def load(storage: SessionStorage, session_id: str, meta: Meta) -> Journal:
+    """The journal of an existing session. Raises `SessionNotFoundError`, `SessionDeletedError`."""
+    if isinstance(storage, EventSessionStorage):
+        return EventJournal(storage, await storage.state_at(session_id, HEAD), meta)
+    state = await storage.load(session_id)
+    if state is None:
+        raise SessionNotFoundError(session_id)
+    return SavingJournal(storage, state)
+
+
+async def fork(storage: SessionStorage, parent_id: str, at: int | str | At, meta: Meta) -> Journal:
+    """The journal of a new session that shares everything up to *at* with an existing one. Raises as `load` does, and
+    `PlaceNotFoundError`.
+    """
+    if isinstance(storage, EventSessionStorage):
+        return await load(storage, await storage.fork(parent_id, at=at, meta=meta), meta)
+    return await (await load(storage, parent_id, meta)).forked(at)
+
+
+class EventJournal:
+    """Over a storage that keeps events: an event costs the same at any length of the session."""
+
+    def __init__(self, storage: EventSessionStorage, state: SessionState, meta: Meta) -> None:
+        self._storage = storage
+        self._meta = meta
+        self.session_id: Final = state.id
+        self.fold: Final = Fold(state)
+
+    async def record(self, *events: SessionEvent) -> None:
+        """See `Journal.record`."""
+        await finished(self._append(events))
+
+    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:
+        """See `Journal.forked`."""
+        place = self.fold.version if at == HEAD else at  # our own head: another writer may have gone on
+        child = await self._storage.fork(self.session_id, at=place, reason=reason, meta=self._meta)
+        return await load(self._storage, child, self._meta)
+
+    async def state_at(self, at: int | str | At) -> SessionState:
+        """See `Journal.state_at`."""
+        return await self._storage.state_at(self.session_id, at)
+
+    async def _append(self, events: Sequence[SessionEvent]) -> None:
+        while True:
+            expected = self.fold.version
+            try:
+                appended = await self._storage.append(self.session_id, events, expected=expected, meta=self._meta)
+            except WrongVersionError:
+                if not await self._catch_up():
+                    raise
+            else:
+                break
+        for event in events:
+            self.fold.add(event, appended.recorded_at)
+
+    async def _catch_up(self) -> bool:
+        """Fold what another writer appended, if none of it touches the conversation; whether that was so."""
+        behind = self.fold.version
+        foreign = [event async for event in self._storage.events(self.session_id, after=behind)]
+        if not foreign or not all(isinstance(event.event, _HARMLESS) for event in foreign):
+            return False
+        for event in foreign:
+            self.fold.add(event.event, event.recorded_at)
+        return True
+
+
+class SavingJournal:
+    """Over a storage that keeps states: each save writes the whole session, the last writer wins, and what is not in a
+    state (the blocks of a running response, which tools were started, the prompt) does not survive the process.
+    """
+
+    def __init__(self, storage: SessionStorage, state: SessionState) -> None:
+        self._storage = storage
+        self.session_id: Final = state.id
+        self.fold = Fold(state)
+
+    async def record(self, *events: SessionEvent) -> None:
+        """See `Journal.record`."""
+        await finished(self._save(events))
+
+    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:  # noqa: ARG002 - keeps no events
+        """See `Journal.forked`. Only at the head."""
+        state = await self.state_at(at)
+        now = _now()
+        child = state.replace(
+            id=new_session_id(),
+            parent_id=self.session_id,
+            created_at=now,
+            updated_at=now,
+            inherited_usage=state.usage,
+            responses=tuple(msgspec.structs.replace(response, cut=True) for response in state.responses),
+            closed=False,
+        )
+        await finished(_saved(self._storage, child))
+        return SavingJournal(self._storage, child)
+
+    async def state_at(self, at: int | str | At) -> SessionState:
+        """See `Journal.state_at`. Only the head."""
+        if parse_at(at) != HEAD:
+            raise PlaceNotFoundError(str(at), "a storage without events knows the head only")
+        return self.fold.state()
+
+    async def _save(self, events: Sequence[SessionEvent]) -> None:
+        trial = Fold(self.fold.state())  # so that a failed save leaves the fold as it is
+        now = _now()
+        for event in events:
+            trial.add(event, now)
+        if not all(isinstance(event, _NOT_SAVED) for event in events):
+            await _saved(self._storage, trial.state())
+        self.fold = trial
+
+
+async def _saved(storage: SessionStorage, state: SessionState) -> Any:  # noqa: ANN401 - what the storage returns
+    return await storage.save(state)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

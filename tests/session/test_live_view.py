@@ -1,0 +1,78 @@
+"""The view of a history, kept from request to request, is the view that repair makes of the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from session.lint import repair
+from session.live._view import RequestView
+from session.messages import Message
+
+IDS = ("toolu_1", "toolu_2", "toolu_3")
+
+
+def says(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def calls(tool_use_id: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": tool_use_id, "name": "t", "input": {}}
+
+
+def answers(tool_use_id: str) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": tool_use_id, "content": "r"}
+
+
+SERVER_CALL = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
+SERVER_RESULT = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+
+user_blocks = st.lists(st.sampled_from([says("Hi"), says(""), *map(answers, IDS), {"type": "new"}]), max_size=3)
+assistant_blocks = st.lists(st.sampled_from([says("Hm"), *map(calls, IDS), SERVER_CALL, SERVER_RESULT]), max_size=3)
+messages = st.one_of(
+    user_blocks.map(lambda blocks: {"role": "user", "content": blocks}),
+    st.just({"role": "user", "content": "Go on"}),
+    assistant_blocks.map(lambda blocks: {"role": "assistant", "content": blocks}),
+    st.just({"role": "system", "content": "Be quick"}),
+)
+histories = st.lists(messages, max_size=14)
+
+
+@given(histories, st.data())
+def test_grown_in_any_steps_it_is_the_repaired_history(history: list[dict[str, Any]], data: st.DataObject) -> None:
+    view, entries, length = RequestView(), [Message.of(message) for message in history], 0
+    sent = view.update([], {}, ())
+    while length < len(entries):
+        length += data.draw(st.integers(1, len(entries) - length))
+        sent = view.update(entries[:length], {}, ())
+        assert [Message.of(raw).parsed() for raw in sent] == repair(history[:length])
+
+
+@given(histories, histories, st.integers(0, 14))
+def test_after_a_rewind_it_is_that_of_the_new_history(
+    history: list[dict[str, Any]], more: list[dict[str, Any]], kept: int
+) -> None:
+    view = RequestView()
+    view.update([Message.of(message) for message in history], {}, ())
+    other = [*history[:kept], *more]
+    sent = view.update([Message.of(message) for message in other], {}, ())
+    assert [Message.of(raw).parsed() for raw in sent] == repair(other)
+
+
+def test_what_needs_nothing_keeps_its_bytes() -> None:
+    odd = b'{ "role":"user", "content":[{"type":"text","text":"1.10"}] }'
+    broken = Message.of({"role": "user", "content": [says("")]})
+    assert RequestView().update([Message.of(odd), broken], {}, ()) == [odd]
+
+
+def test_a_recorded_result_stands_where_repair_would_put_its_own() -> None:
+    history = [
+        Message.of({"role": "user", "content": "Go"}),
+        Message.of({"role": "assistant", "content": [calls("toolu_1")]}),
+        Message.of({"role": "user", "content": "Well?"}),
+    ]
+    recorded = {**answers("toolu_1"), "content": "as it was recorded", "is_error": True}
+    sent = RequestView().update(history, {"toolu_1": Message.of(recorded).raw}, ())
+    assert Message.of(sent[2]).parsed()["content"] == [recorded, says("Well?")]
