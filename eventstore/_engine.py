@@ -74,10 +74,14 @@ class Engine:
 
     @property
     def writer(self) -> Writer:
-        """Whoever waits for it waits for ever in a forked child, where its thread is not: `ForkedProcessError`."""
+        """The writer thread. Raises `ForkedProcessError` in a forked child, where one would wait for it for ever."""
+        self.check_process()
+        return self._writer
+
+    def check_process(self) -> None:
+        """Raise `ForkedProcessError` in a child of the process that opened it."""
         if self._process != os.getpid():
             raise ForkedProcessError(str(self.path))
-        return self._writer
 
     def compact(self) -> tuple[int, int]:
         """See `BlockingLmdbEventLog.compact`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from eventstore import _engine, _requests
-from eventstore._files import remove_directory, sync_path
+from eventstore._files import remove_directory, sync_path, translate_os_error
 from eventstore._ledger import Ledger
 from eventstore._lmdb import LARGEST_MAP_BYTES
 from eventstore._reader import PAGE_EVENTS, check_digests
@@ -275,17 +275,19 @@ class BlockingLmdbEventLog:
         """Write a consistent copy of the log into the new directory *target*, while writers go on. Returns its bytes.
 
         The copy is complete and durable once it has its name. Raises `LogInUseError` if *target* exists,
-        `DiskFullError`.
+        `DiskFullError`, `LogPermissionError`.
         """
         engine, final = self.engine, Path(target).expanduser().resolve()
-        if final.exists():
-            raise LogInUseError(str(final), "it exists already; a backup is written to a new directory")
         nursery = final.parent / f".{final.name}.new-{engine.options.entropy(8).hex()}"
-        nursery.mkdir(mode=0o700, parents=True)
         try:
+            if final.exists():
+                raise LogInUseError(str(final), "it exists already; a backup is written to a new directory")
+            nursery.mkdir(mode=0o700, parents=True)
             engine.environment.copy(nursery, compact=compact)
             nursery.rename(final)
             sync_path(final.parent)
+        except OSError as error:
+            raise translate_os_error(final, error) from error
         finally:
             remove_directory(nursery)
         return (final / "data.mdb").stat().st_size

@@ -80,7 +80,7 @@ class LmdbEventLog:
         return self.blocking.capabilities
 
     async def _run(self, work: Callable[[], T]) -> T:
-        self.blocking.capabilities  # noqa: B018  (raises `ClosedError` before a closed pool raises something else)
+        self.blocking.engine.check_process()  # in a forked child the threads are not there to answer
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def append(

@@ -28,7 +28,7 @@ class OpenLog(Protocol):
 def _logs_are_sound(tmp_path: Path) -> Iterator[None]:
     """Verifies every log that a test leaves behind, but for those below `broken`, which are damaged on purpose."""
     yield
-    assert not _engine._engines, "a log was left open"
+    assert not [path for path in _engine._engines if path.is_relative_to(tmp_path)], "a log was left open"
     shutil.rmtree(tmp_path / "broken", ignore_errors=True)
     for data in sorted(tmp_path.rglob("data.mdb")):
         with BlockingLmdbEventLog(data.parent, durability="os") as log:
