@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
@@ -240,7 +241,9 @@ class _Nobody:
 
 
 def _translate(environment: Environment, error: BaseException) -> BaseException:
-    return CorruptLogError(str(environment.path), str(error)) if isinstance(error, DamagedRecord) else error
+    """The package's own words for damage that was met on the way to a write."""
+    damaged = isinstance(error, (DamagedRecord, struct.error))
+    return CorruptLogError(str(environment.path), str(error)) if damaged else error
 
 
 def _wake(batch: Sequence[Job[Any]]) -> None:
