@@ -138,8 +138,10 @@ def _suspend_all() -> None:
 
 
 def _resume_all() -> None:
-    _suspended.close()
-    _engines_lock.release()
+    try:
+        _suspended.close()
+    finally:
+        _engines_lock.release()
 
 
 def _forget_all() -> None:

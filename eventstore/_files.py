@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import struct
 import time
 import warnings
@@ -113,7 +114,7 @@ def _hold_from_birth(nursery: Path) -> Iterator[None]:
 def _remove_abandoned(path: Path) -> None:
     """Remove what a creation of *path* left behind that died; a living one holds its lock file."""
     for nursery in path.parent.iterdir():
-        if not nursery.name.startswith(f".{path.name}.new-"):
+        if not re.fullmatch(rf"\.{re.escape(path.name)}\.new-[0-9a-f]{{16}}", nursery.name):
             continue
         with contextlib.suppress(LogInUseError, OSError):
             if (nursery / LOCK_FILE).exists():  # without one, its creator may be about to take it

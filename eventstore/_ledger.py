@@ -492,10 +492,11 @@ class Ledger:
 
     def erase(self) -> Step:
         """A batch of what deletions owe. No living stream's state changes, so what is cached stays right."""
+        self.writes += 1  # before, not after: an error in mid-batch must not be committed
         step = erase_some(self._transaction)
         if step is None:
+            self.writes -= 1
             return Step(0, more=False)
-        self.writes += 1
         return step
 
     def _delete_snapshots(self, number: int) -> None:

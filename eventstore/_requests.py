@@ -8,6 +8,7 @@ import msgspec
 
 from eventstore._layout import MAX_SNAPSHOT_NAME_BYTES
 from eventstore._ledger import Ledger, Prepared, prepare
+from eventstore.errors import InvalidEventError
 from eventstore.log import (
     COMMIT_ID_BYTES,
     MAX_COMMIT_BYTES,
@@ -112,5 +113,8 @@ def _prepare(
     size = check_events(events, at_least=at_least)
     if commit_id is not None:
         check_commit_id(commit_id)
-    random = entropy(SALT_BYTES * len(events) + COMMIT_ID_BYTES)
+    wanted = SALT_BYTES * len(events) + COMMIT_ID_BYTES
+    random = entropy(wanted)
+    if type(random) is not bytes or len(random) != wanted:
+        raise InvalidEventError(f"the log's entropy did not give {wanted} bytes")
     return prepare(events, random), commit_id or random[-COMMIT_ID_BYTES:], size

@@ -55,6 +55,7 @@ def plan_restore(stream: str, records: Sequence[Event | Forked]) -> list[Segment
         if not segments or segments[-1].stream != record.stream:
             segments.append(_begin(record, (), segments, (version, digest)))
         _check_event(record, version, digest)
+        _check_commit(record, segments[-1].events)
         segments[-1].events.append(record)
         version, digest = record.version, record.digest
     if not segments or segments[-1].stream != stream:
@@ -91,6 +92,15 @@ def _check_forked(record: Forked, stream: str, version: int) -> None:
         raise RestoreError(stream, version, f"a fork at version {record.at} stands behind version {version}")
     if len(record.commit_id) != COMMIT_ID_BYTES:
         raise RestoreError(stream, version, "a fork's commit id is not 16 bytes")
+
+
+def _check_commit(event: Event, before: list[Event]) -> None:
+    """Place and size in the commit are not part of the digest, so they must agree with the event before."""
+    if not event.commit_index:
+        return
+    wanted = (before[-1].commit_id, before[-1].commit_size, before[-1].commit_index + 1) if before else None
+    if wanted != (event.commit_id, event.commit_size, event.commit_index):
+        raise RestoreError(event.stream, event.version, "its place in its commit does not follow from the event before")
 
 
 def _check_event(event: Event, version: int, digest: bytes) -> None:

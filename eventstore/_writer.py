@@ -32,7 +32,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 _MAX_BATCH_JOBS: Final = 4_096
 _MAX_BATCH_BYTES: Final = 64 * 2**20
-_LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken
+_LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken,
+_LINGER_SECONDS: Final = 0.005  # and never more than this: that commit may have waited for another process
 _logger = logging.getLogger("eventstore")
 
 
@@ -58,7 +59,9 @@ class Waiter(Protocol):
 
 
 class Job(msgspec.Struct, Generic[T], gc=False):
-    """One operation to write, and then its outcome. No cycle goes through it that outlives its waiter."""
+    """One operation to write, and then its outcome. The collector does not see it: no error may keep a traceback here,
+    for that would hold frames, and they the job.
+    """
 
     request: Asked[T]
     waiter: Waiter
@@ -97,7 +100,9 @@ class LoopWaiter:
         """The job is done; called in the loop's own thread."""
         if self.future.done():  # cancelled
             return
-        if job.error is not None:
+        if isinstance(job.error, StopIteration):  # which a future refuses: of a clock that has run out
+            self.future.set_exception(RuntimeError(f"{job.error!r} in the writer"))
+        elif job.error is not None:
             self.future.set_exception(job.error)
         else:
             self.future.set_result(job.result)
@@ -124,16 +129,23 @@ class Writer:
         job = Job(request, waiter)
         self._submit(job)
         waiter.wait()
-        if job.error is not None:
-            raise job.error
-        return cast("T", job.result)
+        error, job.error = job.error, None  # the traceback will hold this frame, and the frame the job
+        try:
+            if error is not None:
+                raise error
+            return cast("T", job.result)
+        finally:
+            del error
 
     async def call_async(self, request: Asked[T]) -> T:
         """`call`, awaited. If it is cancelled, *request* may still be carried out."""
         waiter = LoopWaiter()
         self._submit(Job(request, waiter))
-        result: T = await waiter.future
-        return result
+        try:
+            result: T = await waiter.future
+            return result
+        finally:
+            del waiter
 
     def _submit(self, job: Job[Any]) -> None:
         with self._closing:
@@ -187,7 +199,7 @@ class Writer:
             except queue.Empty:
                 # Those woken by the last commit are about to append again: a moment's patience doubles the batch.
                 now = time.perf_counter()
-                deadline = deadline or now + self._last_seconds * _LINGER_SHARE
+                deadline = deadline or now + min(self._last_seconds * _LINGER_SHARE, _LINGER_SECONDS)
                 if len(batch) >= self._last_batch or now >= deadline:
                     return batch, False
                 try:
@@ -207,7 +219,7 @@ class Writer:
                     self._commit([job])
                 return
             for job in batch:
-                job.error = _translate(self._environment, error)
+                job.error = _translate(self._environment, error).with_traceback(None)
         _wake(batch)
 
     def _work(self, transaction: Transaction, batch: Sequence[Job[Any]]) -> None:
@@ -220,7 +232,7 @@ class Writer:
             except (EventStoreError, ValueError, DamagedRecord) as error:
                 if self._ledger.writes != writes:
                     raise
-                job.error = _translate(self._environment, error)
+                job.error = _translate(self._environment, error).with_traceback(None)
         self._ledger.finish()
 
     def _erase(self) -> None:
