@@ -35,7 +35,9 @@ def write_golden_log(path: Path) -> None:
     counter = itertools.count(1)
 
     def entropy(size: int) -> bytes:
-        return LOG_ID if size == len(LOG_ID) else hashlib.sha256(b"entropy %d" % next(counter)).digest()[:size]
+        if size == len(LOG_ID):
+            return LOG_ID
+        return (hashlib.sha256(b"entropy %d" % next(counter)).digest() * 2)[:size]
 
     with BlockingLmdbEventLog(path, durability="os", clock=lambda: next(times), entropy=entropy) as log:
         log.append("stream", [NewEvent("type", b"data", b"meta"), NewEvent("type", b"")], commit_id=b"0123456789abcdef")
