@@ -158,11 +158,6 @@ def describe(raw: bytes, stop_reason: str | None = None) -> Message:
     )
 
 
-def described_blocks(blocks: bytes) -> tuple[str, ...]:
-    """The ids of the tool_use blocks in *blocks*, the exact text of a `content` array."""
-    return describe(assistant_message(blocks)).tool_uses
-
-
 def assistant_message(content: bytes) -> bytes:
     """The message that sends the exact text *content* of a response back."""
     return b"".join((b'{"role":"assistant","content":', content, b"}"))  # one copy; `+` makes two

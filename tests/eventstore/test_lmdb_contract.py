@@ -30,8 +30,6 @@ async def check(log: EventLog) -> None:
 
 
 class TestLmdbEventLog(PersistentEventLogContract):
-    persistent = True
-
     def open(
         self, path: Path, *, clock: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom
     ) -> EventLog:
