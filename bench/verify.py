@@ -11,13 +11,12 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from eventstore.verify import verify
-
 from bench.harness import Contestant, Finding, Result, Size, content_hash, interleave, ratio
 from bench.report import run_alone
 from bench.rivals import Sqlite
 from bench.workload import mixed_events
 from eventstore import BlockingLmdbEventLog
+from eventstore.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
