@@ -230,6 +230,27 @@ class SessionRepaired(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
     results: tuple[RepairedResult, ...] = ()
 
 
+class SourceRecorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Bytes *offset* to *offset* + *size* of *file*, which this session was imported from, were taken in: the evidence.
+
+    *data* are these bytes, compressed with zlib. *digest* is the sha256 of the file from its beginning to here, *ended*
+    whether this was all there was of it. Where *size* is 0, all of that has been made into events; *modified_ns* (Unix
+    nanoseconds) and *file_size* are the file's. *importer* and its *revision* say how the events were made.
+    """
+
+    type: ClassVar[str] = "source_recorded"
+    importer: str
+    revision: int
+    file: str
+    offset: int
+    size: int
+    data: bytes = b""
+    digest: bytes = b""
+    ended: bool = False
+    modified_ns: int = 0
+    file_size: int = 0
+
+
 class SessionClosed(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The session was closed; the next message or request opens it again."""
 
@@ -262,6 +283,7 @@ SessionEvent: TypeAlias = (
     | SessionCreated
     | SessionForked
     | SessionClosed
+    | SourceRecorded
 )
 """Every event that this version writes."""
 
@@ -288,6 +310,7 @@ EVENT_CLASSES: Final[dict[str, type[SessionEvent]]] = {
         HistoryCompacted,
         SessionRepaired,
         SessionClosed,
+        SourceRecorded,
     )
 }
 

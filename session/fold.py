@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from msgspec import UNSET
 
-from session import jsontext
-from session.errors import InvalidMetadataError, UnreadableJsonError
+from session import jsontext, metadata
+from session.errors import UnreadableJsonError
 from session.events import (
     BlockReceived,
     HistoryCompacted,
@@ -34,6 +34,7 @@ from session.events import (
     SessionCreated,
     SessionForked,
     SessionRepaired,
+    SourceRecorded,
     ToolRefused,
     ToolReturned,
     ToolStarted,
@@ -46,11 +47,24 @@ from session.turns import OpenTurns
 from session.usage import Tally, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from typing import TypeAlias
 
     from session.events import AnyEvent, StoredEvent
 
-FOLD_REVISION: Final = 1
+    _OutsideTurns: TypeAlias = (
+        HistoryCompacted
+        | HistoryRewound
+        | MetadataUpdated
+        | PromptChanged
+        | SessionClosed
+        | SessionCreated
+        | SessionForked
+        | SourceRecorded
+        | UnknownEvent
+    )
+
+FOLD_REVISION: Final = 2
 """Raised by one whenever the same events would give another state: older snapshots are then void."""
 
 REFUSAL: Final = "refusal"
@@ -87,7 +101,7 @@ class Fold:
             self._messages.pop()
         self._tools = {run.tool_use_id: run for run in state.tools}
         self._responses = {response.request_id: _Response.thaw(response) for response in state.responses}
-        self._metadata = _encoded_metadata(state)
+        self._metadata = metadata.texts(state.metadata)
         self._prompt = state.prompt
         self._tally = Tally(state.usage)
         self._inherited_usage = state.inherited_usage
@@ -125,6 +139,17 @@ class Fold:
             case ResponseInterrupted():
                 if event.request_id in self._responses:
                     self._responses[event.request_id].cut = True
+            case SessionRepaired():
+                for repaired in event.results:
+                    self._tool_ended(repaired.tool_use_id, repaired.result, is_error=True)
+            case _:
+                self._happened_outside_turns(event, recorded_at)
+                return
+        self._turns.extend(self.version, recorded_at)
+
+    def _happened_outside_turns(self, event: _OutsideTurns, recorded_at: int) -> None:
+        """What lengthens no turn. A rewind takes part in its own way."""
+        match event:
             case MetadataUpdated():
                 self._metadata_updated(event)
             case PromptChanged():
@@ -133,25 +158,22 @@ class Fold:
                 self._rewind(event.messages, recorded_at)
             case HistoryCompacted():
                 self._compact(event)
-            case SessionRepaired():
-                for repaired in event.results:
-                    self._tool_ended(repaired.tool_use_id, repaired.result, is_error=True)
             case SessionCreated():
                 self._session_created(event, recorded_at)
             case SessionForked():
                 self._session_forked(event, recorded_at)
             case SessionClosed():
                 self._closed = True
+            case SourceRecorded():
+                pass  # what the other events were made of
             case UnknownEvent():
                 self._unknown_events += 1
             case _:
                 assert_never(event)
-        if type(event) not in _OUTSIDE_TURNS:
-            self._turns.extend(self.version, recorded_at)
 
     def state(self) -> SessionState:
         """The state now, without what is hidden. Costs a copy of the list of messages (not of their bytes)."""
-        growing = self._growing_results()
+        growing = self.growing_results()
         return SessionState(
             id=self._id,
             messages=Messages.of((*self._messages, growing) if growing else self._messages),
@@ -164,8 +186,8 @@ class Fold:
             forked_at=self._forked_at,
             inherited_usage=self._inherited_usage,
             prompt=self._prompt,
-            responses=tuple(response.freeze() for response in self._responses.values()),
-            tools=tuple(self._tools.values()),
+            responses=self.responses(),
+            tools=self.tool_runs(),
             results_open=growing is not None,
             stop_reason=self._stop_reason,
             turns=self._turns.frozen(),
@@ -176,12 +198,52 @@ class Fold:
             unknown_events=self._unknown_events,
         )
 
+    # --- looked at without freezing: a copy of the list of messages is long work at every step of a turn --------------
+
+    @property
+    def prompt(self) -> Prompt:
+        """As `state().prompt`."""
+        return self._prompt
+
+    @property
+    def settled(self) -> Sequence[Message]:
+        """The messages but for `growing_results`. Not to be kept or changed: it grows with the next event."""
+        return self._messages
+
+    def growing_results(self) -> Message | None:
+        """The message of tool results at the end, while it may still grow."""
+        if not self._tools or self._newest_role() != "assistant":
+            return None
+        results: dict[str, bytes] = {}
+        for call in self._messages[-1].tool_uses:
+            run = self._tools.get(call)
+            if run and run.result is not None:
+                results[call] = run.result
+        return Message(joined("user", results.values()), "user", (), tuple(results)) if results else None
+
+    def tool_runs(self) -> tuple[ToolRun, ...]:
+        """As `state().tools`."""
+        return tuple(self._tools.values())
+
+    def responses(self) -> tuple[UnfinishedResponse, ...]:
+        """As `state().responses`."""
+        return tuple(response.freeze() for response in self._responses.values())
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether this request was sent and neither completed nor interrupted."""
+        response = self._responses.get(request_id)
+        return response is not None and not response.cut
+
+    # --- one event each -----------------------------------------------------------------------------------------------
+
     def _message_appended(self, event: MessageAppended, recorded_at: int) -> None:
         message = event.message
         for answered in message.tool_results:
             self._tools.pop(answered, None)
-        self._settle_results()
-        self._forget_cut_responses()
+        if self._tools:
+            self._settle_results()
+        if self._responses:
+            self._forget_cut_responses()
         if message.role == "user" and not message.tool_results and self._newest_role() != "user":
             self._turns.begin(self.version, recorded_at, self._compacted + self._message_count())
         self._messages.append(message)
@@ -201,9 +263,12 @@ class Fold:
         response.blocks[event.index] = ReceivedBlock(event.index, event.block, event.tool_use_id)
 
     def _response_received(self, event: ResponseReceived) -> None:
-        self._settle_results()
-        response = self._responses.pop(event.request_id, None)
-        self._forget_cut_responses()
+        if self._tools:
+            self._settle_results()
+        response = None
+        if self._responses:
+            response = self._responses.pop(event.request_id, None)
+            self._forget_cut_responses()
         message = _message(event, response.in_order() if response else ())
         if message is None:
             response = response or _Response(event.request_id, self.version)
@@ -214,6 +279,7 @@ class Fold:
         if event.message_id:
             self._landmarks.append(Landmark(event.message_id, self.version))
         if event.stop_reason == REFUSAL:
+            self._drop_tools(message.tool_uses)
             self._leave_out_turn()
         else:
             self._messages.append(message)
@@ -236,7 +302,9 @@ class Fold:
             return
         self._metadata.update(values)
         for key in removed:
-            self._metadata.pop(jsontext.string(key) or "", None)
+            name = jsontext.string(key)
+            if name is not None:
+                self._metadata.pop(name, None)
 
     def _prompt_changed(self, event: PromptChanged) -> None:
         old = self._prompt
@@ -263,22 +331,24 @@ class Fold:
 
     def _rewind(self, kept: int, recorded_at: int) -> None:
         self._closed = False
+        for response in self._responses.values():
+            self._drop_tools(block.tool_use_id for block in response.blocks.values())
         self._responses.clear()
-        if kept >= self._message_count() + (self._growing_results() is not None):
+        if kept >= self._message_count() + (self.growing_results() is not None):
             self._turns.extend(self.version, recorded_at)
             return
-        self._drop_newest_tools()
         self._truncate(max(kept, 0))
-        self._drop_newest_tools()  # outcomes that came too late would now add a message
+        if self._messages:  # outcomes that came too late would now add a message
+            self._drop_tools(self._messages[-1].tool_uses)
         if kept <= 0:
             self._compacted = 0
         self._turns.rewind(self._compacted + max(kept, 0), self.version, recorded_at)
         if self.hidden_messages and self._turns.newest_index is None:
             self.complete = False
 
-    def _drop_newest_tools(self) -> None:
-        for abandoned in self._messages[-1].tool_uses if self._messages else ():
-            self._tools.pop(abandoned, None)
+    def _drop_tools(self, abandoned: Iterable[str]) -> None:
+        for tool_use_id in abandoned:
+            self._tools.pop(tool_use_id, None)
 
     def _compact(self, event: HistoryCompacted) -> None:
         self._settle_results()
@@ -297,32 +367,28 @@ class Fold:
             self._truncate(ask - self._compacted)
 
     def _truncate(self, kept: int) -> None:
+        """Keep the first *kept* messages; what became of the tools that the others call is no longer a question."""
         if kept and kept <= self.hidden_messages:
             self.complete = False  # the newest message is one that is not held
-        del self._messages[max(kept - self.hidden_messages, 0) :]
+        if self._tools and kept < self.hidden_messages:
+            self.complete = False  # one of those that go may call one of the tools
+        begin = max(kept - self.hidden_messages, 0)
+        if self._tools:
+            for message in self._messages[begin:]:
+                self._drop_tools(message.tool_uses)
+        del self._messages[begin:]
         self.hidden_messages = min(self.hidden_messages, kept)
 
     def _settle_results(self) -> None:
         """The tool-result message has got what it gets: something follows it."""
-        growing = self._growing_results()
+        growing = self.growing_results()
         if growing:
             self._messages.append(growing)
             for settled in growing.tool_results:
                 self._tools.pop(settled, None)
 
-    def _growing_results(self) -> Message | None:
-        if not self._tools or self._newest_role() != "assistant":
-            return None
-        results: dict[str, bytes] = {}
-        for call in self._messages[-1].tool_uses:
-            run = self._tools.get(call)
-            if run and run.result is not None:
-                results[call] = run.result
-        return Message(joined("user", results.values()), "user", (), tuple(results)) if results else None
-
     def _forget_cut_responses(self) -> None:
-        if self._responses:
-            self._responses = {key: response for key, response in self._responses.items() if not response.cut}
+        self._responses = {key: response for key, response in self._responses.items() if not response.cut}
 
     def _newest_role(self) -> str:
         return self._messages[-1].role if self._messages else ""
@@ -364,25 +430,3 @@ def _message(event: ResponseReceived, blocks: tuple[ReceivedBlock, ...]) -> Mess
         return None
     calls = tuple(block.tool_use_id for block in blocks if block.tool_use_id)
     return Message(joined("assistant", (block.block for block in blocks)), "assistant", calls, (), event.stop_reason)
-
-
-def _encoded_metadata(state: SessionState) -> dict[str, bytes]:
-    """The exact text of each value. Raises `InvalidMetadataError`."""
-    try:
-        return {key: jsontext.encode(value) for key, value in state.metadata.items()}
-    except (TypeError, ValueError) as error:
-        raise InvalidMetadataError(str(error)) from error
-
-
-_OUTSIDE_TURNS: Final[frozenset[type[AnyEvent]]] = frozenset(
-    {
-        HistoryCompacted,
-        HistoryRewound,  # takes part in its own way
-        MetadataUpdated,
-        PromptChanged,
-        SessionClosed,
-        SessionCreated,
-        SessionForked,
-        UnknownEvent,
-    }
-)

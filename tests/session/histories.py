@@ -22,6 +22,7 @@ from session.events import (
     SessionCreated,
     SessionForked,
     SessionRepaired,
+    SourceRecorded,
     ToolRefused,
     ToolReturned,
     ToolStarted,
@@ -105,6 +106,7 @@ forward = st.one_of(
     st.builds(HistoryCompacted, st.integers(-1, 4), st.lists(st.just(ASK.message), max_size=2).map(tuple)),
     st.just(SessionForked("child", "parent", 3)),
     st.just(SessionCreated("s", 7, "p")),
+    st.just(SourceRecorded("importer", 1, "file.jsonl", 0, 3, b"abc")),
 )
 backward = st.builds(HistoryRewound, st.integers(-1, 6)) | st.builds(answered, requests, stop_reason=st.just("refusal"))
 histories = st.lists(forward | backward, max_size=30)
