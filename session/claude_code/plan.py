@@ -11,7 +11,8 @@ The lines of a file form a tree by `uuid` and `parentUuid`. What a session is ma
 4. A side chain is a session of its own, caused by the one it began in.
 5. Lines without a message (progress, attachments, snapshots) stand for the message before them.
 
-A line whose parent is not before it in the file follows the line that stands before it. So there are no cycles.
+A line whose parent is not before it in the file, or that has neither uuid nor parent, follows the line that stands before
+it. So there are no cycles.
 """
 
 from __future__ import annotations
@@ -160,9 +161,9 @@ class Plan:
             self.garbage.append(number)
         elif line.type in TITLES and not line.uuid:
             self._titled(line)
-        elif not line.uuid:
+        elif not line.uuid and line.said is None:
             self.counts[f"kept only: {line.type or 'no type'}"] += 1
-        elif self.knows(line):
+        elif line.uuid and self.knows(line):
             self.counts["repeated"] += 1
             self._last[line.sidechain] = self._places[uuid_key(line.copied_from or line.uuid)]
         else:
@@ -201,7 +202,7 @@ class Plan:
         """What *line* follows; None: it is the first of its chain."""
         named = line.parent or line.logical_parent
         if not named:
-            return None
+            return None if line.uuid else self._last.get(line.sidechain)
         found = self._places.get(uuid_key(named))
         if found is None:
             self.counts["parent missing"] += 1
@@ -232,7 +233,7 @@ class Plan:
         """The branch that goes on behind *at*: its own, if nothing did so yet; or else a fork."""
         if self.branches[at.branch].tip == at.version:
             return at.branch
-        number = self._new_branch(line.uuid)
+        number = self._new_branch(line)
         if at.branch in self._side_chains:
             self._side_chains.add(number)
         self._fork(number, at, "rewound in Claude Code" if at != self._root else "another beginning")
@@ -243,7 +244,7 @@ class Plan:
         return line.sidechain and not self._is_agent and (parent is None or parent.branch not in self._side_chains)
 
     def _side_chain(self, line: Line, parent: Place | _Open | None) -> int:
-        number = self._new_branch(line.uuid)
+        number = self._new_branch(line)
         came_from = self.branches[parent.branch if parent else 0]
         cause = f"{came_from.session_id}@{came_from.tip or came_from.version}"
         self._emit(number, SessionCreated(self.branches[number].session_id, line.said_at, cause=cause, origin="import"))
@@ -252,8 +253,9 @@ class Plan:
         self.counts["side chains"] += 1
         return number
 
-    def _new_branch(self, uuid: str) -> int:
-        self.branches.append(_Branch(f"{self.branches[0].session_id}.{_short(uuid)}"))
+    def _new_branch(self, line: Line) -> int:
+        named = _short(line.uuid or str(len(self.branches)))
+        self.branches.append(_Branch(f"{self.branches[0].session_id}.{named}"))
         return len(self.branches) - 1
 
     def _fork(self, number: int, at: Place, reason: str) -> Place:
