@@ -11,8 +11,8 @@ The lines of a file form a tree by `uuid` and `parentUuid`. What a session is ma
 4. A side chain is a session of its own, caused by the one it began in.
 5. Lines without a message (progress, attachments, snapshots) stand for the message before them.
 
-A line whose parent is not before it in the file, or that has neither uuid nor parent, follows the line that stands before
-it. So there are no cycles.
+A line whose parent is not before it in the file, or that has neither uuid nor parent, follows the line that stands
+before it. So there are no cycles.
 """
 
 from __future__ import annotations
