@@ -86,6 +86,7 @@ class _Wire(msgspec.Struct, rename="camel"):
     leaf_uuid: str | None = None
     forked_from: _Origin | None = None
     session_id: str | None = None
+    agent_id: str | None = None
     tool_use_result: msgspec.Raw = msgspec.Raw()
 
 
@@ -135,7 +136,7 @@ def _line(wire: _Wire) -> Line:
         leaf=wire.leaf_uuid or "",
         copied_from=wire.forked_from.messageUuid if wire.forked_from else "",
         session_id=wire.session_id or "",
-        spawned=_spawned(wire.tool_use_result),
+        spawned=_spawned(wire.tool_use_result) or ("" if wire.is_sidechain else wire.agent_id or ""),
     )
 
 

@@ -37,7 +37,7 @@ from session.events import (
     UsageRecorded,
 )
 from session.messages import Message, assistant_message, joined
-from session.pricing import price
+from session.pricing import price_to_record
 from session.saving import plan_usage
 from session.usage import Usage
 
@@ -388,7 +388,7 @@ class Plan:
     def _usage_event(self, response: _Open, said: Said) -> UsageRecorded:
         raw = _object(response.usage)
         at = dt.datetime.fromtimestamp(response.line.said_at / 1_000, dt.UTC)
-        cost = price(raw, said.model, None, at, table=self._prices) if response.line.said_at else None
+        cost = price_to_record(raw, said.model, None, at, table=self._prices) if response.line.said_at else None
         return UsageRecorded(
             response.usage,
             said.model,
