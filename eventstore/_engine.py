@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from eventstore import _erasure
-from eventstore._files import SharedLock, check_file_system, create_log, find_log, sync_name
+from eventstore._files import SharedLock, check_file_system, create_log, find_log, resolve_path, sync_name
+from eventstore._gate import OwnedLock
 from eventstore._layout import IDENTITY, LOG_ID_BYTES, pack_identity
 from eventstore._ledger import Ledger
 from eventstore._lmdb import LARGEST_MAP_BYTES, Durability, Environment, check_identity, create_environment
 from eventstore._reader import Reader
+from eventstore._requests import Query, draw
 from eventstore._writer import Writer
-from eventstore.errors import ForkedProcessError, LogInUseError, LogNotFoundError
+from eventstore.errors import ForkedProcessError, InvalidEventError, LogInUseError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from eventstore._lmdb import Transaction
+
+T = TypeVar("T")
 
 
 class Options:
@@ -51,18 +55,21 @@ class Engine:
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self.options = options
+        self.clock: Final = _checked(options.clock)
         self.users = 0
         self._process = os.getpid()
         check_file_system(path)
         check_identity(path)
         self.lock = SharedLock(path)
         try:
+            self.lock.claim(options.durability)
             sync_name(path)
             self.environment = Environment(path, durability=options.durability, map_size_bytes=options.map_size_bytes)
             try:
-                _, self.log_id = self.environment.identity()
+                self.log_id = self.environment.identity()
+                self.environment.remove_debris()  # nobody compacts while this holds the lock
                 self.reader = Reader(self.log_id)
-                ledger = Ledger(str(path), self.log_id, clock=options.clock)
+                ledger = Ledger(str(path), self.log_id, clock=self.clock)
                 owed = self.environment.read(_erasure.is_owed)
                 self._writer = Writer(self.environment, ledger, erasure_owed=owed)
             except BaseException:
@@ -78,10 +85,20 @@ class Engine:
         self.check_process()
         return self._writer
 
+    def read(self, query: Query[T], *, wait: bool = True) -> T:
+        """What *query* finds. See `Environment.read`."""
+        return self.environment.read(lambda transaction: query(self.reader, transaction), wait=wait)
+
     def check_process(self) -> None:
         """Raise `ForkedProcessError` in a child of the process that opened it."""
         if self._process != os.getpid():
             raise ForkedProcessError(str(self.path))
+
+    def is_used_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or of opening or closing a log: then a signal handler asks,
+        and must not wait for it to be closed.
+        """
+        return self.environment.is_used_here() or self._writer.is_used_here() or _engines_lock.is_held_here()
 
     def compact(self) -> tuple[int, int]:
         """See `BlockingLmdbEventLog.compact`."""
@@ -95,12 +112,15 @@ class Engine:
 
 
 _engines: dict[Path, Engine] = {}
-_engines_lock = threading.Lock()
+_engines_lock = OwnedLock()
 
 
 def open_engine(path: str | os.PathLike[str], options: Options, *, create: bool) -> Engine:
-    """The engine of the log at *path*, made if there is none, shared if this process has it open."""
-    resolved = Path(path).expanduser().resolve()
+    """The engine of the log at *path*, made if there is none, shared if this process has it open.
+
+    Raises `LogReplacedError` if what this process has open is no longer what is at the path.
+    """
+    resolved = resolve_path(path)
     with _engines_lock:
         engine = _engines.get(resolved)
         if engine is None:
@@ -111,6 +131,7 @@ def open_engine(path: str | os.PathLike[str], options: Options, *, create: bool)
             engine = _engines[resolved] = Engine(resolved, options)
         elif engine.options != options:
             raise LogInUseError(str(resolved), "this process has it open with other options")
+        engine.environment.check_in_place()
         engine.users += 1
         return engine
 
@@ -127,27 +148,31 @@ def release(engine: Engine) -> None:
         engine.close()
 
 
+def release_later(engine: Engine) -> None:
+    """`release` in a thread of its own, which the process waits for before it ends."""
+    threading.Thread(target=release, args=(engine,), name="refold-closer").start()
+
+
 _suspended = contextlib.ExitStack()  # what is held while this process forks
 
 
 def _suspend_all() -> None:
     """Before an `os.fork()`: wait for what runs, and keep every file closed until it is over."""
-    _engines_lock.acquire()
+    _suspended.enter_context(_engines_lock)
     for engine in _engines.values():
         _suspended.enter_context(engine.environment.suspended())
 
 
 def _resume_all() -> None:
-    try:
-        _suspended.close()
-    finally:
-        _engines_lock.release()
+    _suspended.close()
 
 
 def _forget_all() -> None:
     """In the child: the parent's engines are not ours, nor are the files' locks, which would hold as long as either."""
     global _engines_lock  # noqa: PLW0603
-    _engines_lock = threading.Lock()
+    _engines_lock = OwnedLock()
+    for engine in _engines.values():
+        engine.environment.forget()
     _suspended.pop_all()
     for engine in _engines.values():
         engine.lock.close()
@@ -157,8 +182,21 @@ def _forget_all() -> None:
 os.register_at_fork(before=_suspend_all, after_in_parent=_resume_all, after_in_child=_forget_all)
 
 
+def _checked(clock: Callable[[], int]) -> Callable[[], int]:
+    """*clock*, but for what is no time: `InvalidEventError`."""
+
+    def now() -> int:
+        time_ns = clock()
+        if type(time_ns) is not int or not -(2**63) <= time_ns < 2**63:
+            raise InvalidEventError(f"the log's clock gave {time_ns!r}, not nanoseconds in 64 bits")
+        return time_ns
+
+    return now
+
+
 def _fill(nursery: Path, options: Options) -> None:
     def put_identity(transaction: Transaction) -> None:
-        transaction.put(IDENTITY, pack_identity(options.entropy(LOG_ID_BYTES)))
+        transaction.put(IDENTITY, pack_identity(log_id))
 
+    log_id = draw(options.entropy, LOG_ID_BYTES)
     create_environment(nursery, put_identity)

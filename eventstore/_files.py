@@ -2,7 +2,8 @@
 
 A log is a directory (0700) with `data.mdb` and `lock.mdb` (LMDB's, 0600) and `refold.lock`, on which every open log
 holds a shared `flock`; what replaces `data.mdb` takes it exclusively, for a file replaced under another process would
-lose what that process acknowledges.
+lose what that process acknowledges. Who writes also holds the byte of its durability in that file, and nobody may hold
+the other's meanwhile (see `SharedLock.claim`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import fcntl
 import os
 import re
 import struct
+import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from eventstore.errors import (
     CorruptLogError,
     DiskFullError,
+    EventStoreError,
+    InvalidPathError,
     LogInUseError,
     LogNotFoundError,
     LogPermissionError,
+    LogUnavailableError,
     NetworkFileSystemError,
     NotALogError,
 )
@@ -39,6 +44,10 @@ _NETWORK: Final = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "gpfs", "lustre", "ncpfs",
     "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
+_BYTES: Final = {"disk": 0, "os": 1}  # of the lock file, that stand for a durability
+# type, whence, start, length, process: a lock of Linux that belongs to the open file, and not to the process
+_BYTE_LOCK: Final = struct.Struct("@hhqqi4x")
+_OPEN_FILE_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 _PATIENCE_SECONDS: Final = 0.5  # how long an open waits for a compaction, or for one who looks for abandoned files
 _META_MAGIC: Final = 0xBEEFC0DE
 _META_FLAG: Final = 0x08
@@ -48,10 +57,22 @@ _PAGE_HEADER: Final = 16
 _META: Final = struct.Struct("=IIQQ I44s 48s QQ".replace(" ", ""))
 
 
+def resolve_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path, without links. Raises `InvalidPathError` for what no file can be called."""
+    try:
+        resolved = Path(path).expanduser().resolve()
+        os.fsencode(resolved)
+    except (RuntimeError, ValueError) as error:  # a circle of links, or no home; a NUL, or a lone surrogate
+        raise InvalidPathError(ascii(os.fspath(path)), str(error)) from error
+    except OSError as error:
+        raise translate_os_error(Path(path), error) from error
+    return resolved
+
+
 def find_log(path: Path) -> bool:
     """Whether there is a data file to open; False if there is nothing, or an empty directory.
 
-    Raises `NotALogError` for anything else, `LogPermissionError`.
+    Raises `NotALogError` for anything else, `LogPermissionError`, `InvalidPathError`.
     """
     try:
         if not path.exists():
@@ -62,8 +83,8 @@ def find_log(path: Path) -> bool:
             return True
         if any(path.iterdir()):
             raise NotALogError(str(path), f"a directory with other files and no {DATA_FILE}")
-    except PermissionError as error:
-        raise LogPermissionError(str(path), "permission denied") from error
+    except OSError as error:
+        raise translate_os_error(path, error) from error
     return False
 
 
@@ -75,16 +96,10 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
     `LogPermissionError`, `LogInUseError` for a mount point.
     """
     try:
+        if not path.parent.is_dir():
+            raise LogNotFoundError(str(path), "its parent directory does not exist")
         check_file_system(path.parent)
-        _remove_abandoned(path)
-        nursery = path.parent / f".{path.name}.new-{os.urandom(8).hex()}"
-        nursery.mkdir(mode=0o700)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise LogNotFoundError(str(path), "its parent directory does not exist") from error
-    except OSError as error:
-        raise translate_os_error(path, error) from error
-    try:
-        with _hold_from_birth(nursery):
+        with nursery_of(path) as nursery:
             fill(nursery)
             (nursery / LMDB_LOCK_FILE).unlink(missing_ok=True)
             for name in (nursery / DATA_FILE, nursery):
@@ -94,8 +109,29 @@ def create_log(path: Path, fill: Callable[[Path], None]) -> None:
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise translate_os_error(path, error) from error
+
+
+@contextlib.contextmanager
+def nursery_of(path: Path) -> Iterator[Path]:
+    """A new directory (0700) beside *path*, for what is going to be *path*; it is removed in the end, unless it was
+    renamed. Those of who died are removed first.
+    """
+    _remove_abandoned(path)
+    nursery = path.parent / f".{path.name}.new-{os.urandom(8).hex()}"
+    nursery.mkdir(mode=0o700)
+    try:
+        with _hold_from_birth(nursery):
+            yield nursery
     finally:
         remove_directory(nursery)
+
+
+def make_parents(path: Path) -> None:
+    """Make the missing directories above *path*, each durable when this returns. Raises `OSError`."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        sync_path(directory.parent)
 
 
 @contextlib.contextmanager
@@ -112,7 +148,7 @@ def _hold_from_birth(nursery: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what a creation of *path* left behind that died; a living one holds its lock file."""
+    """Remove what a creation or a backup of *path* left behind that died; a living one holds its lock file."""
     for nursery in path.parent.iterdir():
         if not re.fullmatch(rf"\.{re.escape(path.name)}\.new-[0-9a-f]{{16}}", nursery.name):
             continue
@@ -124,7 +160,8 @@ def _remove_abandoned(path: Path) -> None:
 
 def reserve_lock_file(path: Path) -> None:
     """Make LMDB's own lock file with all its bytes. LMDB would make one of holes and map it, and on a full disk the
-    first touch of a hole is SIGBUS. A file that is there is left alone: to close it would let go of locks on it.
+    first touch of a hole is SIGBUS. A file that is there is left alone: to close it would let go of locks on it. Who
+    opened one that is removed again here, for want of room, is told by `Environment.check_in_place` before a commit.
     Raises `DiskFullError`, `LogPermissionError`.
     """
     file = path / LMDB_LOCK_FILE
@@ -193,17 +230,40 @@ class SharedLock:
             time.sleep(_PATIENCE_SECONDS / 50)
         return True
 
+    def claim(self, durability: str) -> None:
+        """Say how durable this process makes its commits, and keep saying it. A commit that is not flushed can undo,
+        in a power cut, those that others have flushed before it: so all who write must agree.
+
+        Raises `LogInUseError` if somebody holds it otherwise. Linux only: elsewhere nothing is claimed.
+        """
+        own = _BYTES[durability]
+        deadline = time.monotonic() + _PATIENCE_SECONDS / 5  # of two that look at once, each may see the other looking
+        while _OPEN_FILE_LOCK is not None:
+            _lock_byte(self._descriptor, own, fcntl.F_RDLCK)
+            if _lock_byte(self._descriptor, 1 - own, fcntl.F_WRLCK):  # nobody holds it
+                _lock_byte(self._descriptor, 1 - own, fcntl.F_UNLCK)
+                return
+            _lock_byte(self._descriptor, own, fcntl.F_UNLCK)
+            if time.monotonic() > deadline:
+                raise LogInUseError(str(self._path), "another process has it open with another durability")
+            time.sleep(_PATIENCE_SECONDS / 50)
+
     @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
         """Hold it alone. Raises `LogInUseError` if anybody else has the log open."""
         # Converting a flock lets go of it for a moment. If two converted at once, the one that fails could find that
         # the other had it alone meanwhile: so only who holds the lock of the directory may try.
-        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise translate_os_error(self._path, error) from error
         try:
             alone = _try_lock(directory, fcntl.LOCK_EX) and _try_lock(self._descriptor, fcntl.LOCK_EX)
             try:
                 if not alone:
                     raise LogInUseError(str(self._path), "another process has it open")
+                if file_identity(self._path / LOCK_FILE) != _identity_of(os.fstat(self._descriptor)):
+                    raise LogInUseError(str(self._path), f"{LOCK_FILE} was removed: others may have it open")
                 yield
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH)
@@ -213,6 +273,42 @@ class SharedLock:
     def close(self) -> None:
         """Let go."""
         os.close(self._descriptor)
+
+
+def _lock_byte(descriptor: int, byte: int, kind: int) -> bool:
+    """Whether the byte could be locked so; where the system knows no such locks, nobody is in the way."""
+    assert _OPEN_FILE_LOCK is not None
+    try:
+        fcntl.fcntl(descriptor, _OPEN_FILE_LOCK, _BYTE_LOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    except OSError as error:
+        return error.errno not in {errno.EAGAIN, errno.EACCES}
+    return True
+
+
+FileIdentity: TypeAlias = tuple[int, int] | None
+
+
+def file_identity(path: str | Path) -> FileIdentity:
+    """What tells the file at *path* from any other, however it is called; None if there is none to be seen."""
+    try:
+        return _identity_of(os.stat(path))  # noqa: PTH116  (once per commit: a `Path` costs as much again)
+    except OSError:
+        return None
+
+
+def directory_state(path: str) -> tuple[int, int, int] | None:
+    """Equal as long as the directory at *path* is the same, and the names in it: identity, and when they last changed,
+    in nanoseconds of the system's clock, which may stand still for some milliseconds.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116  (as above)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _identity_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:
@@ -271,7 +367,7 @@ def _read_meta(page: bytes) -> tuple[int, int, int] | None:
 def check_file_system(path: Path) -> None:
     """Refuse network file systems, where LMDB's locks and shared map do not work; warn of what may be one."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = Path("/proc/self/mountinfo").read_bytes().decode(errors="replace")  # a mount point can have any name
     except OSError:
         return  # not Linux: nothing to ask
     kind = file_system_kind(mounts, path.resolve().stat().st_dev)
@@ -295,12 +391,18 @@ def file_system_kind(mountinfo: str, device: int) -> str | None:
     return None
 
 
-def translate_os_error(path: Path, error: OSError) -> Exception:
-    """The error of ours that an `OSError` about the log at *path* means; itself if none does."""
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return LogPermissionError(str(path), os.strerror(error.errno).lower())
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFullError(str(path), "no space left on the device")
-    if error.errno in {errno.EBUSY, errno.EXDEV}:
-        return LogInUseError(str(path), "it is a mount point and cannot be replaced: name a directory inside it")
-    return error
+def translate_os_error(path: Path, error: OSError) -> EventStoreError:
+    """The error of ours that an `OSError` about the log at *path* means."""
+    place, text = str(path), os.strerror(error.errno or 0).lower()
+    match error.errno:
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return LogPermissionError(place, text)
+        case errno.ENOSPC | errno.EDQUOT:
+            return DiskFullError(place, "no space left on the device")
+        case errno.EBUSY | errno.EXDEV:
+            return LogInUseError(place, "it is a mount point and cannot be replaced: name a directory inside it")
+        case errno.ENOENT | errno.ENOTDIR:
+            return LogNotFoundError(place, text)
+        case errno.ENAMETOOLONG | errno.ELOOP:
+            return InvalidPathError(place, text)
+    return LogUnavailableError(place, text)

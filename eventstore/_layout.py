@@ -5,10 +5,13 @@ is always the greatest key. All integers are big-endian.
 
 | table    | key                                | value                                                              |
 |----------|------------------------------------|--------------------------------------------------------------------|
-| activity | "a" bucket u64, stream u32         | nothing. `bucket = position >> 12`; a row for each bucket a stream |
-|          |                                    | was active in; the newest one counts, older ones are leftovers     |
-| children | "c" parent u32, child u32          | u32: the version up to which the child needs its parent            |
-| erasure  | "e" stream u32                     | newest event left: position u64, version u32; pending u8           |
+| activity | "a" bucket u64, stream u32         | `bucket = position >> 12`; a row for each bucket a stream was      |
+|          |                                    | active in. The newest one counts, older ones are leftovers. If a   |
+|          |                                    | fork put it: position u64 of the fork; else nothing                |
+| children | "c" parent u32, version u32, child | nothing. The child needs its parent up to this version             |
+|          | u32                                |                                                                    |
+| erasure  | "e" state u8, stream u32           | what is left of a deleted stream. Newest event of its own: position|
+|          |                                    | u64, version u32; or 0 and the version its forks need of its parent|
 | facts    | "f" stream u32                     | created position u64, its top bit set if the stream was deleted:   |
 |          |                                    | then deleted position u64; name                                    |
 | heads    | "h" stream u32                     | head position u64, version u32                                     |
@@ -26,6 +29,8 @@ digest 32. The crc (crc32, starting from the low 32 bits of the position) covers
 events, whose payload the digest covers, the payload. A fork has 52 bytes instead: crc u32, format u8, kind u8, 0 u16,
 child u32, parent u32, version u32, previous position u64, time_ns i64, commit id 16.
 
+States of an erasure: 0 owed (more is to go), 1 kept (what is left, forks need), 2 stopped (damage was met).
+
 Kinds of record:
 1 event   version, previous and jump pointer as in the lineage; digest as in P7.
 2 forked  version: where the child forks; previous: the parent's event there. The child's own events follow, in the same
@@ -40,7 +45,8 @@ L2  `previous` of an event is the position of the event before it in the lineage
 L3  `jump` of the event at version v is the position of version `jump_version(v)` (0 for 0): O(log n) to any version.
 L4  A living stream has one row each in names, facts, heads, and an activity row for the bucket of its last activity; a
     deleted one keeps names and facts.
-L5  A fork has a children row under the stream it was forked from, until it is deleted and nothing needs it.
+L5  A fork has one children row under the stream it was forked from, until it is deleted and nothing needs it. Its
+    version is the fork point; of a deleted fork, the version in its erasure row if that is smaller.
 L6  Stream numbers are never used twice: facts rows stay.
 """
 
@@ -58,7 +64,6 @@ FORMAT: Final = 1
 MAGIC: Final = b"refold"
 LOG_ID_BYTES: Final = 8
 BUCKET_SHIFT: Final = 12
-MAX_SNAPSHOT_NAME_BYTES: Final = 64
 
 ACTIVITY: Final = b"a"
 CHILDREN: Final = b"c"
@@ -74,6 +79,11 @@ EVENT: Final = 1
 FORKED: Final = 2
 DELETED: Final = 3
 
+OWED: Final = 0
+KEPT: Final = 1
+STOPPED: Final = 2
+ERASURE_STATES: Final = (OWED, KEPT, STOPPED)
+
 _HEADER: Final = struct.Struct(">IBBHIIIIIIQQq16s16s32s")
 _HEADER_BODY: Final = struct.Struct(">BBHIIIIIIQQq16s16s32s")  # all but the crc
 HEADER_BYTES: Final = _HEADER.size
@@ -81,17 +91,20 @@ _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _POINTERS: Final = struct.Struct(">QQ")
 _HEAD: Final = struct.Struct(">QI")
-_ERASURE: Final = struct.Struct(">QIB")
+_ERASURE: Final = struct.Struct(">QI")
 _FORK: Final = struct.Struct(">IBBHIIIQq16s")
 _FORK_BODY: Final = struct.Struct(">BBHIIIQq16s")  # all but the crc
 _DELETED_BIT: Final = 1 << 63
 _IDENTITY: Final = struct.Struct(">6sH8s")
 _SNAPSHOT: Final = struct.Struct(">III32s")
 _STREAM_KEY: Final = struct.Struct(">cI")
-_CHILD_KEY: Final = struct.Struct(">cII")
+_CHILD_KEY: Final = struct.Struct(">cIII")
+_ERASURE_KEY: Final = struct.Struct(">cBI")
 _ACTIVITY_KEY: Final = struct.Struct(">cQI")
 _LOG_KEY: Final = struct.Struct(">cQ")
 LOG_KEY_BYTES: Final = _LOG_KEY.size
+CHILD_KEY_BYTES: Final = _CHILD_KEY.size
+ERASURE_KEY_BYTES: Final = _ERASURE_KEY.size
 
 
 class DamagedRecord(Exception):  # noqa: N818  (never leaves the package: callers turn it into `CorruptEventError`)
@@ -131,11 +144,10 @@ class Facts(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """How far the erasure of a deleted stream has come: the newest event that is left, and whether more is to go."""
+    """What is left of a deleted stream: its newest own event; or position 0, and what its forks need of its parent."""
 
     position: int
     version: int
-    pending: bool
 
 
 class StoredSnapshot(NamedTuple):
@@ -168,20 +180,26 @@ def facts_key(stream: int) -> bytes:
     return _STREAM_KEY.pack(FACTS, stream)
 
 
-def erasure_key(stream: int) -> bytes:
+def erasure_key(state: int, stream: int) -> bytes:
     """Key of an erasure row."""
-    return _STREAM_KEY.pack(ERASURE, stream)
+    return _ERASURE_KEY.pack(ERASURE, state, stream)
+
+
+def key_erasure(key: bytes | memoryview) -> tuple[int, int]:
+    """State and stream number in the key of an erasure row."""
+    _, state, stream = _exactly(_ERASURE_KEY, key)
+    return state, stream  # type: ignore[return-value]
 
 
 def key_stream(key: bytes | memoryview) -> int:
-    """Stream number in the key of a heads, facts, erasure or snapshot row."""
+    """Stream number in the key of a heads, facts or snapshot row."""
     stream: int = _U32.unpack_from(key, 1)[0]
     return stream
 
 
-def child_key(parent: int, child: int) -> bytes:
+def child_key(parent: int, version: int, child: int) -> bytes:
     """Key of a children row."""
-    return _CHILD_KEY.pack(CHILDREN, parent, child)
+    return _CHILD_KEY.pack(CHILDREN, parent, version, child)
 
 
 def children_prefix(parent: int) -> bytes:
@@ -189,10 +207,10 @@ def children_prefix(parent: int) -> bytes:
     return _STREAM_KEY.pack(CHILDREN, parent)
 
 
-def key_child(key: bytes | memoryview) -> int:
-    """Child's number in the key of a children row."""
-    child: int = _U32.unpack_from(key, 5)[0]
-    return child
+def key_child(key: bytes | memoryview) -> tuple[int, int, int]:
+    """Parent, the version that is needed of it, and child in the key of a children row."""
+    _, parent, version, child = _exactly(_CHILD_KEY, key)
+    return parent, version, child  # type: ignore[return-value]
 
 
 def activity_key(position: int, stream: int) -> bytes:
@@ -226,14 +244,14 @@ def unpack_head(value: bytes | memoryview) -> tuple[int, int]:
     return _exactly(_HEAD, value)  # type: ignore[return-value]
 
 
-def pack_number(number: int) -> bytes:
-    """Value of a children row."""
-    return _U32.pack(number)
+def pack_fork_position(position: int) -> bytes:
+    """Value of an activity row that a fork put."""
+    return _U64.pack(position)
 
 
-def unpack_number(value: bytes | memoryview) -> int:
-    """Inverse of `pack_number`."""
-    return _exactly(_U32, value)[0]  # type: ignore[return-value]
+def unpack_fork_position(value: bytes | memoryview) -> int:
+    """Position in an activity row; 0 in one that an event put."""
+    return _exactly(_U64, value)[0] if len(value) else 0  # type: ignore[return-value]
 
 
 def pack_erasure(erasure: Erasure) -> bytes:
@@ -243,8 +261,7 @@ def pack_erasure(erasure: Erasure) -> bytes:
 
 def unpack_erasure(value: bytes | memoryview) -> Erasure:
     """Inverse of `pack_erasure`."""
-    position, version, pending = _exactly(_ERASURE, value)
-    return Erasure(position, version, bool(pending))  # type: ignore[arg-type]
+    return Erasure(*_exactly(_ERASURE, value))  # type: ignore[arg-type]
 
 
 def pack_numbers(numbers: Iterable[int]) -> bytes:
@@ -364,6 +381,12 @@ def _check_header(sound: bool, format_number: int, kind: int, kinds: tuple[int, 
         raise DamagedRecord(f"a record of format {format_number}, kind {kind}")
 
 
+def unpack_stream(value: bytes | memoryview) -> int:
+    """The stream number in the header of any record, unchecked."""
+    stream: int = _U32.unpack_from(value, 8 if len(value) == _FORK.size else 16)[0]
+    return stream
+
+
 def unpack_version(value: bytes | memoryview) -> int:
     """The version in the header of an event, unchecked."""
     version: int = _U32.unpack_from(value, 20)[0]
@@ -376,6 +399,10 @@ def unpack_pointers(value: bytes | memoryview) -> tuple[int, int]:
     return previous, jump
 
 
+unpack_content_fields: Final = struct.Struct(">4xBBHIIII8xQ8xq").unpack_from
+"""Some fields of an event's header, unchecked: format number, kind, the lengths, stream, version, previous, time."""
+unpack_head_fields: Final = _HEAD.unpack
+"""As `unpack_head`, for a hot loop: raises `struct.error` for a row of another length."""
 unpack_fields: Final = _HEADER.unpack_from
 """The fields of a header, unchecked: crc, format number, and then those of `Header`."""
 

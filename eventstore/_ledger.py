@@ -8,13 +8,13 @@ raises has written nothing, and the transaction goes on with other operations; `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from eventstore import _chain
 from eventstore import _layout as layout
-from eventstore._erasure import Step, erase_some
+from eventstore._erasure import Step, Stopped, erase_some, resume_stopped
 from eventstore._layout import DamagedRecord, Erasure, Facts, Header, StoredSnapshot
 from eventstore._lineage import (
     Spine,
@@ -87,6 +87,14 @@ def prepare(events: Sequence[NewEvent], random: bytes) -> list[Prepared]:
     return prepared
 
 
+class Erased(NamedTuple):
+    """What a batch of erasure did: events erased, whether another batch is owed, and what stopped at damage."""
+
+    erased: int
+    more: bool
+    stopped: list[CorruptEventError]
+
+
 class _Stream:
     """What the next append to a living stream needs, or that it was deleted."""
 
@@ -95,6 +103,7 @@ class _Stream:
         "created",
         "deleted",
         "digest",
+        "fork_id",
         "forked_at",
         "name",
         "number",
@@ -117,6 +126,7 @@ class _Stream:
         self.position = 0
         self.digest = NO_DIGEST
         self.forked_at = 0
+        self.fork_id = b""  # the commit id of the fork it began with
         self.activity = 0
         self.spine: Spine | Unloaded | None = None
         self.recent: dict[bytes, int] | None = {}  # commit id -> its first version; None: not loaded
@@ -224,7 +234,7 @@ class Ledger:
                     return None
                 stream = self._streams[name] = self._load(*found)
             except DamagedRecord as error:
-                raise CorruptEventError(name.decode(), 0, b"", str(error)) from error
+                raise CorruptEventError(name.decode(), error.version, self.token(error.position), str(error)) from error
         return stream
 
     def _living(self, name: bytes) -> _Stream | None:
@@ -247,7 +257,7 @@ class Ledger:
         stream.position, stream.version = get_head(self._transaction, number)
         created, _ = get_record(self._transaction, facts.created)
         if created.kind == layout.FORKED:
-            stream.forked_at = created.version
+            stream.forked_at, stream.fork_id = created.version, created.commit_id
         if stream.version:
             head, _ = get_event(self._transaction, stream.position, stream.version)
             stream.digest = head.digest
@@ -266,7 +276,8 @@ class Ledger:
         self._streams[name] = self._touched[name] = stream
         return stream
 
-    def _token(self, position: int) -> Position:
+    def token(self, position: int) -> Position:
+        """The opaque form of *position*."""
         return Position(self._log_id + position.to_bytes(8, "big"))
 
     # ------------------------------------------------------------------------------------------------ appends
@@ -285,8 +296,8 @@ class Ledger:
         elif expected == _EXISTS and not stream:
             raise WrongVersionError(name.decode(), expected, 0)
         self._check_room(version, len(events))
-        stream = stream or self._create(name)
-        return self._write(stream, events, commit_id, self._clock())
+        time_ns = self._clock()  # before anything is written: it may raise
+        return self._write(stream or self._create(name), events, commit_id, time_ns)
 
     def _check_room(self, version: int, count: int) -> None:
         if version + count > MAX_VERSION:
@@ -299,7 +310,7 @@ class Ledger:
             self._put_event(stream, event, time_ns, commit_id, index, size, digest)
         if stream.recent is not None and size:
             _remember(stream.recent, commit_id, first, stream.version)
-        position = self._token(stream.position)
+        position = self.token(stream.position)
         return Commit(stream.title, first, stream.version, position, time_ns, commit_id, stream.digest)
 
     def _put_event(  # noqa: PLR0917  (once per event: the order is that of the header)
@@ -346,6 +357,8 @@ class Ledger:
                 return self._same_commit(stream, expected + 1, events, commit_id)
         first = self._recent(stream).get(commit_id)
         if first is None or first <= stream.version - RECENT_EVENTS:
+            if commit_id == stream.fork_id:
+                raise CommitIdReusedError(stream.title, commit_id)
             return None
         if expected >= 0:
             raise CommitIdReusedError(stream.title, commit_id)
@@ -374,7 +387,7 @@ class Ledger:
                 raise CommitIdReusedError(stream.title, commit_id)
             position = header.previous
         head, _ = get_event(self._transaction, final, last)
-        return Commit(stream.title, first, last, self._token(final), head.time_ns, commit_id, head.digest)
+        return Commit(stream.title, first, last, self.token(final), head.time_ns, commit_id, head.digest)
 
     # -------------------------------------------------------------------------------------------------- forks
 
@@ -405,13 +418,15 @@ class Ledger:
         header = Header(layout.FORKED, 0, 0, 0, stream.number, at, 0, 0, position, 0, time_ns, commit_id, b"", b"")
         marker = self._next_position
         self._put_last(layout.pack_fork(marker, stream.number, source.number, header))
-        self._put(layout.child_key(source.number, stream.number), layout.pack_number(at))
+        self._put(layout.child_key(source.number, at, stream.number), b"")
         stream.version = stream.forked_at = at
+        stream.fork_id = commit_id
         stream.position = position
         stream.digest = digest
         stream.spine = source.spine if at == source.version else _UNLOADED
-        self._mark_active(stream, marker)
-        return stream, Forked(child.decode(), source.title, at, self._token(marker), time_ns, commit_id)
+        stream.activity = marker
+        self._put(layout.activity_key(marker, stream.number), layout.pack_fork_position(marker))
+        return stream, Forked(child.decode(), source.title, at, self.token(marker), time_ns, commit_id)
 
     def _place(self, stream: _Stream, version: int) -> tuple[int, bytes]:
         """Position and digest of *version* in the lineage of *stream*."""
@@ -425,7 +440,7 @@ class Ledger:
 
     def _head_after(self, stream: _Stream, marker: Forked, time_ns: int) -> Head:
         return Head(
-            stream.title, stream.version, stream.digest, self._token(stream.activity),
+            stream.title, stream.version, stream.digest, self.token(stream.activity),
             marker.time_ns, time_ns, marker,
         )  # fmt: skip
 
@@ -440,7 +455,7 @@ class Ledger:
         if source != parent or (at is not None and at != marker.version):
             raise CommitIdReusedError(child.title, commit_id)
         forked = Forked(
-            child.title, parent.decode(), marker.version, self._token(child.created), marker.time_ns, commit_id
+            child.title, parent.decode(), marker.version, self.token(child.created), marker.time_ns, commit_id
         )
         version, digest, position = marker.version, self._place(child, marker.version)[1], forked.position
         if events or self._has_commit(child, marker.version + 1, commit_id):
@@ -474,10 +489,8 @@ class Ledger:
         facts = Facts(stream.created, stream.deleted, name)
         self._put(layout.facts_key(stream.number), layout.pack_facts(facts))
         self._delete(layout.head_key(stream.number))
-        self._put(
-            layout.erasure_key(stream.number),
-            layout.pack_erasure(Erasure(stream.position, stream.version, pending=True)),
-        )
+        left = Erasure(stream.position if stream.version > stream.forked_at else 0, stream.version)
+        self._put(layout.erasure_key(layout.OWED, stream.number), layout.pack_erasure(left))
         self._delete_snapshots(stream.number)
         self._touched[name] = stream
         return self.read_deletion(stream.deleted, name.decode())
@@ -487,17 +500,28 @@ class Ledger:
         header, value = get_record(self._transaction, position)
         _, actor, reason = layout.payload(header, value)
         return Deletion(
-            name, header.version, header.digest, reason.decode(), actor.decode(), self._token(position), header.time_ns
+            name, header.version, header.digest, reason.decode(), actor.decode(), self.token(position), header.time_ns
         )
 
-    def erase(self) -> Step:
-        """A batch of what deletions owe. No living stream's state changes, so what is cached stays right."""
+    def erase(self, *, resume: bool = False) -> Erased:
+        """A batch of what deletions owe; with *resume*, of those too that damage stopped. No living stream's state
+        changes, so what is cached stays right.
+        """
         self.writes += 1  # before, not after: an error in mid-batch must not be committed
+        resumed = resume and resume_stopped(self._transaction)
         step = erase_some(self._transaction)
-        if step is None:
+        if step is None and not resumed:
             self.writes -= 1
-            return Step(0, more=False)
-        return step
+        step = step or Step(0, more=False)
+        return Erased(step.erased, step.more, [self._why_stopped(stopped) for stopped in step.stopped])
+
+    def _why_stopped(self, stopped: Stopped) -> CorruptEventError:
+        try:
+            name = get_facts(self._transaction, stopped.stream).name.decode(errors="replace")
+        except DamagedRecord:
+            name = f"number {stopped.stream}"
+        reason = f"it was deleted, and cannot be erased beyond this: {stopped.reason}"
+        return CorruptEventError(name, stopped.version, self.token(stopped.position), reason)
 
     def _delete_snapshots(self, number: int) -> None:
         prefix = layout.snapshot_key(number, b"")

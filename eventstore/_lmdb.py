@@ -15,6 +15,8 @@ import contextlib
 import errno
 import os
 import struct
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import lmdb
@@ -22,14 +24,18 @@ import lmdb.verify
 
 from eventstore._files import (
     DATA_FILE,
+    LMDB_LOCK_FILE,
     LOCK_FILE,
+    FileIdentity,
     check_data_file,
+    directory_state,
+    file_identity,
     remove_directory,
     reserve_lock_file,
     sync_path,
     translate_os_error,
 )
-from eventstore._gate import Gate
+from eventstore._gate import Gate, WouldWaitError
 from eventstore._layout import FORMAT, IDENTITY, DamagedRecord, unpack_identity
 from eventstore.errors import (
     AddressSpaceError,
@@ -41,6 +47,8 @@ from eventstore.errors import (
     LogFailedError,
     LogInUseError,
     LogPermissionError,
+    LogReplacedError,
+    LogUnavailableError,
     MapFullError,
     NewerFormatError,
     NotALogError,
@@ -61,10 +69,16 @@ _MAX_READERS: Final = 1024
 _BUNDLED_ENGINE: Final = 0  # LMDB 0.9: the two engines that py-lmdb bundles cannot read each other's files
 _READ_TRIES: Final = 8
 _NO_ROOM_BYTES: Final = 2**16
+_TICK_NS: Final = 100_000_000  # far more than a kernel's tick
+_COMPACTED: Final = "compact.tmp"  # a directory, where the file is rewritten
 
 
 class Environment:
-    """An open LMDB file. Thread-safe; `write` is meant for one thread at a time (LMDB lets the others wait)."""
+    """An open LMDB file. Thread-safe; `write` is meant for one thread at a time (LMDB lets the others wait).
+
+    It is closed and opened again behind the users' backs: around an `os.fork()`, by `rewrite`, and when a new map is
+    refused. If the opening fails then (no free descriptor, say), whoever uses it next tries again, and is told why not.
+    """
 
     def __init__(self, path: Path, *, durability: Durability, map_size_bytes: int = LARGEST_MAP_BYTES) -> None:
         self.path = path
@@ -73,13 +87,58 @@ class Environment:
         self._gate = Gate()
         self._process = os.getpid()
         self._failed = False
+        self._closed = False
+        self._path: Final = os.fspath(path)
+        self._data_path: Final = os.fspath(path / DATA_FILE)
+        self._lock_path: Final = os.fspath(path / LMDB_LOCK_FILE)
+        self._data_file: FileIdentity = None
+        self._lock_file: FileIdentity = None
+        self._looked_at: tuple[int, int, int] | None = None  # the directory, when the files were last seen in it
         self.generation = 0  # of the file: a rewritten one numbers its transactions anew
         self._past_transactions = 0  # counted before the file was rewritten: the copy begins anew
+        self._opening = threading.Lock()
         self._lmdb: lmdb.Environment | None = self._open()
 
     def _open(self) -> lmdb.Environment:
+        """Raises `LogReplacedError` if the data file is not the one that was open before."""
         _check_length(self.path)
         reserve_lock_file(self.path)
+        before = file_identity(self._data_path), file_identity(self._lock_path)
+        if self._data_file not in {None, before[0]}:
+            raise self._replaced()
+        env = self._open_lmdb()
+        if before != (file_identity(self._data_path), file_identity(self._lock_path)):
+            env.close()
+            raise self._replaced()
+        self._data_file, self._lock_file = before
+        return env
+
+    def _replaced(self) -> LogReplacedError:
+        return LogReplacedError(str(self.path), "its files were removed or replaced while it was open")
+
+    def check_in_place(self) -> None:
+        """Raise `LogReplacedError` unless the files that are open are those at the path."""
+        try:
+            self._check_in_place()
+        except LogReplacedError:  # unless this process is just rewriting them
+            self._gate.enter()
+            try:
+                self._check_in_place()
+            finally:
+                self._gate.leave()
+
+    def _check_in_place(self) -> None:
+        """As a rule one call of `stat`: unless names in the directory have changed, the files need no look."""
+        state = directory_state(self._path)
+        if state is not None and state == self._looked_at:
+            return
+        if file_identity(self._data_path) != self._data_file or file_identity(self._lock_path) != self._lock_file:
+            raise self._replaced()
+        # Another change in the same tick of the clock would not show in a state as fresh as that.
+        settled = state is not None and time.time_ns() - state[2] > _TICK_NS
+        self._looked_at = state if settled else None
+
+    def _open_lmdb(self) -> lmdb.Environment:
         size = self._map_size_bytes
         while True:
             try:
@@ -107,14 +166,15 @@ class Environment:
                 env.reader_check()
                 return env
 
-    def read(self, work: Callable[[Transaction], T]) -> T:
+    def read(self, work: Callable[[Transaction], T], *, wait: bool = True) -> T:
         """What *work* returns from a read transaction. It must not keep the transaction or a view from it.
 
-        Raises `CorruptLogError` if *work* meets a damaged row and says no more of it.
+        Raises `CorruptLogError` if *work* meets a damaged row and says no more of it. Without *wait*, raises
+        `WouldWaitError` where it would wait for who changes the map or rewrites the file.
         """
         self._check_process()
         for _ in range(_READ_TRIES):
-            self._gate.enter()
+            self._gate.enter(wait=wait)
             try:
                 with self._usable().begin(buffers=True) as transaction:
                     return work(transaction)
@@ -131,6 +191,8 @@ class Environment:
             finally:
                 self._gate.leave()
             if resized:
+                if not wait:
+                    raise WouldWaitError
                 self._resize(0)
         raise ReadersFullError(str(self.path), "no free reader slot, or a map that grows all the time")
 
@@ -154,11 +216,16 @@ class Environment:
                 self._gate.leave()
             self._resize(size)
 
+    def owns(self, error: Exception) -> bool:
+        """Whether *error* is LMDB's, to be raised in `write`, which may know what to do about it."""
+        return isinstance(error, lmdb.Error)
+
     def _write_once(self, work: Callable[[Transaction], T]) -> T:
         if self._failed:
             raise LogFailedError(str(self.path), "an earlier commit failed")
         transaction = self._usable().begin(write=True, buffers=True)
         try:
+            self._check_in_place()
             result = work(transaction)
         except BaseException:
             # Readers that do not cease keep py-lmdb's `abort` waiting for seconds: hold them back.
@@ -167,18 +234,22 @@ class Environment:
             raise
         try:
             transaction.commit()
-        except lmdb.Error as error:
-            # After a failed flush nobody knows what the disk holds: only reopening shows it.
-            self._failed = not isinstance(error, lmdb.MapFullError) and not _is_disk_full(self.path, error)
+        except lmdb.MapFullError:
             raise
+        except lmdb.Error as error:
+            if _is_disk_full(self.path, error):
+                raise
+            # After a failed flush nobody knows what the disk holds: only reopening shows it.
+            self._failed = True
+            raise LogFailedError(str(self.path), str(error)) from error
         return result
 
-    def last_transaction(self) -> int:
+    def last_transaction(self, *, wait: bool = True) -> int:
         """The number of the newest commit, of any process, that a reader sees. It never goes back while this is open.
 
         Not `info()`: that one is ahead of the readers for as long as the commit's last flush takes.
         """
-        return self.read(lambda transaction: self._past_transactions + transaction.id())
+        return self.read(lambda transaction: self._past_transactions + transaction.id(), wait=wait)
 
     def _resize(self, size: int) -> None:
         """Map *size* bytes, or with 0 as many as another process has made it."""
@@ -188,9 +259,9 @@ class Environment:
                 env.set_mapsize(size)
             except lmdb.Error as error:
                 # The old map is gone: open anew, at the old size, or what the file needs by now.
-                env.close()
                 self._lmdb = None
-                self._lmdb = self._open()
+                env.close()
+                self._usable()
                 if size:
                     raise MapFullError(str(self.path), "its map is full and the process may not map more") from error
             else:
@@ -223,31 +294,48 @@ class Environment:
         its size before and after, in bytes. At every moment, the file under the name is a whole one.
         """
         self._check_process()
-        data, nursery = self.path / DATA_FILE, self.path / "compact.tmp"
+        if self._gate.is_passed_here():
+            raise LogInUseError(str(self.path), "a signal came in the middle of another use of it")
+        nursery = self.path / _COMPACTED
+        self.check_in_place()
         with self._gate.alone(), lock:
             env = self._usable()
-            before = data.stat().st_size
+            self._check_in_place()  # again: nobody who keeps to the rules can replace them now
             try:
-                remove_directory(nursery)  # of one that died
+                before = os.stat(self._data_path).st_size  # noqa: PTH116
+                self.remove_debris()
                 nursery.mkdir(mode=0o700)
                 self._copy(nursery, compact=True)
-                self._past_transactions += env.info()["last_txnid"]
-                self.generation += 1
-                env.close()
-                self._lmdb = None
-                try:
-                    (nursery / DATA_FILE).replace(data)
-                    sync_path(self.path)
-                finally:
-                    self._lmdb = self._open()
+                self._replace_by(nursery / DATA_FILE, env)
+                after = os.stat(self._data_path).st_size  # noqa: PTH116
             except OSError as error:
                 raise translate_os_error(self.path, error) from error
             finally:
                 remove_directory(nursery)
-            return before, data.stat().st_size
+            self._try_to_open()
+            return before, after
 
-    def identity(self) -> tuple[int, bytes]:
-        """Format number and log id. Raises `NotALogError`, `NewerFormatError`."""
+    def _replace_by(self, copy: Path, env: lmdb.Environment) -> None:
+        """Put *copy* in the place of the file that is open as *env*, and close that."""
+        transactions, identity = env.info()["last_txnid"], file_identity(copy)
+        self._lmdb = None
+        env.close()
+        copy.replace(self._data_path)
+        self._data_file = identity
+        self._past_transactions += transactions
+        self.generation += 1
+        try:
+            sync_path(self.path)
+        except OSError as error:
+            self._failed = True  # a power cut may bring back the old file, without what comes now
+            raise LogFailedError(str(self.path), f"the rewritten file may not last: {error}") from error
+
+    def remove_debris(self) -> None:
+        """Remove what a compaction that died left behind. Nobody may be compacting now."""
+        remove_directory(self.path / _COMPACTED)
+
+    def identity(self) -> bytes:
+        """The log's id. Raises `NotALogError`, `NewerFormatError`."""
         value = self.read(lambda transaction: bytes(transaction.get(IDENTITY, b"")))
         try:
             found, log_id = unpack_identity(value)
@@ -255,13 +343,18 @@ class Environment:
             raise NotALogError(str(self.path), f"{_FOREIGN}: {error}") from error
         if found > FORMAT:
             raise NewerFormatError(str(self.path), f"format {found}, this version knows {FORMAT}: use a newer one")
-        return found, log_id
+        return log_id
+
+    def is_used_here(self) -> bool:
+        """Whether this thread is in the middle of using it: then it is a signal handler that asks."""
+        return self._gate.is_passed_here()
 
     def close(self) -> None:
         """Release the file, once every running transaction is over. In a forked child: forget it."""
         if self._process != os.getpid():
             return
         with self._gate.alone():
+            self._closed = True
             if self._lmdb is not None:
                 self._lmdb.close()
                 self._lmdb = None
@@ -269,16 +362,24 @@ class Environment:
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Keep the file closed during an `os.fork()`: a child that inherits an open one can neither close it, for that
-        would take its reader slots from the parent, nor open another.
+        would take its reader slots from the parent, nor open another. The fork waits for what runs, a `copy` too.
         """
         with self._gate.alone():
-            was_open = self._lmdb is not None
-            if self._lmdb is not None:
-                self._lmdb.close()
-                self._lmdb = None
+            env, self._lmdb = self._lmdb, None
+            if env is not None:
+                env.close()
             yield
-            if was_open:
-                self._lmdb = self._open()
+            if env is not None:
+                self._try_to_open()
+
+    def forget(self) -> None:
+        """In a forked child: nothing of it is ours."""
+        self._gate.forget()
+
+    def _try_to_open(self) -> None:
+        """Open the file again, now rather than when it is used; what is wrong concerns who uses it next."""
+        with contextlib.suppress(EventStoreError, OSError):
+            self._usable()
 
     def _check_process(self) -> None:
         """In a forked child not even the gate can be trusted: it may have been closed by a thread that is not here."""
@@ -286,9 +387,15 @@ class Environment:
             raise ForkedProcessError(str(self.path))
 
     def _usable(self) -> lmdb.Environment:
-        if self._lmdb is None:
-            raise ClosedError(str(self.path))
-        return self._lmdb
+        env = self._lmdb
+        if env is None:
+            with self._opening:
+                if self._closed:
+                    raise ClosedError(str(self.path))
+                if self._lmdb is None:
+                    self._lmdb = self._open()
+                env = self._lmdb
+        return env
 
 
 _FOREIGN: Final = "an LMDB file, but not a Refold log"
@@ -325,7 +432,7 @@ def _translate_errno(path: Path, error: lmdb.Error) -> EventStoreError:
             return LogInUseError(place, _LOCK_EXPLANATION)
         case _ if "already open in this process" in str(error):
             return LogInUseError(place, "this process has it open by other means than this package")
-    return LogFailedError(place, str(error))
+    return LogUnavailableError(place, str(error))
 
 
 def _check_length(path: Path) -> None:
@@ -333,9 +440,13 @@ def _check_length(path: Path) -> None:
     and dropped within one transaction may be missing at the end; only the checker can tell those.
     """
     data = path / DATA_FILE
-    if data.stat().st_size >= check_data_file(path):
-        return
-    if data.stat().st_size < check_data_file(path):  # not a writer caught in between
+    try:
+        if data.stat().st_size >= check_data_file(path):
+            return
+        cut = data.stat().st_size < check_data_file(path)  # and not a writer caught in between
+    except OSError as error:
+        raise translate_os_error(path, error) from error
+    if cut:
         problems = check_structure(path)
         if problems:
             raise CorruptLogError(str(path), f"{DATA_FILE} is truncated: {problems[0]}")
@@ -393,7 +504,7 @@ def _creation_error(path: Path, error: lmdb.Error) -> EventStoreError:
         return DiskFullError(str(path), "no space left on the device")
     if _is_out_of_address_space(error):
         return AddressSpaceError(str(path), "the process may not map it, raise its address space limit (ulimit -v)")
-    return LogFailedError(str(path), f"cannot be created: {error}")
+    return LogUnavailableError(str(path), f"cannot be created: {error}")
 
 
 def _is_disk_full(path: Path, error: lmdb.Error) -> bool:

@@ -6,7 +6,9 @@ pins pages for long and an event loop can breathe in between. Damage raises `Cor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import struct
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from eventstore import _chain
 from eventstore import _layout as layout
@@ -22,18 +24,32 @@ from eventstore._lineage import (
     get_record,
 )
 from eventstore.errors import CorruptEventError, InvalidCursorError, StreamDeletedError, StreamNotFoundError
-from eventstore.log import NO_DIGEST, START, CheckpointEntry, Deletion, Event, Forked, Head, Position, Record, Snapshot
+from eventstore.log import (
+    NO_DIGEST,
+    START,
+    CheckpointEntry,
+    Content,
+    Deletion,
+    Event,
+    Forked,
+    Head,
+    Position,
+    Record,
+    Snapshot,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from eventstore._lmdb import Transaction
 
+T = TypeVar("T")
 PAGE_EVENTS: Final = 256
 PAGE_BYTES: Final = 4 * 2**20
 _PAGE_STREAMS: Final = 1_000
 _NAMES_KEPT: Final = 65_536
-_TAIL_RECORDS: Final = 512  # of the log that a listing looks at before it turns to the activity table
+_TAIL_RECORDS: Final = 256  # of the log that a listing looks at before it turns to the activity table
+_BEYOND: Final = 2**63  # no position is as great
 
 
 class Walk(NamedTuple):
@@ -128,57 +144,30 @@ class Reader:
         """See `EventLog.children`."""
         prefix = layout.children_prefix(self.find(transaction, stream))
         heads = []
-        for key, _ in _rows(transaction, prefix):
-            child = layout.key_child(key)
+        for child in sorted(layout.key_child(key)[2] for key, _ in _rows(transaction, prefix)):  # numbers are in order
             facts = get_facts(transaction, child)
             if not facts.deleted:
                 heads.append(self._head(transaction, child, facts))
         return heads
 
-    def streams(self, transaction: Transaction, limit: int, before: int | None) -> list[Head]:
-        """The *limit* living streams with the newest activity, of those whose activity lies before *before*.
+    def streams(self, transaction: Transaction, limit: int, before: int | None) -> tuple[list[Head], bool]:
+        """The *limit* living streams with the newest activity, of those whose activity lies before *before*; and
+        whether there are more.
 
-        The newest records of the log mostly tell; what they leave open, the activity table does.
+        The newest records of the log mostly tell; what they leave open, the activity table does. Places decide in both:
+        more is read only of the streams that are returned.
         """
-        heads: list[Head] = []
-        cursor = transaction.cursor()
-        found = cursor.set_range(layout.log_key(2**63 if before is None else before))
-        found = cursor.prev() if found else cursor.last()
-        for _ in range(_TAIL_RECORDS):
-            if not found or len(heads) >= limit or bytes(cursor.key()[:1]) != layout.LOG:
-                return heads
-            before = layout.key_position(cursor.key())
-            number = layout.unpack_header(before, cursor.value()).stream
-            activity, facts = self._activity(transaction, number)
-            if facts and activity == before:
-                heads.append(self._head(transaction, number, facts))
-            found = cursor.prev()
-        return heads + self._listed(transaction, limit - len(heads), before)
-
-    def _listed(self, transaction: Transaction, limit: int, before: int | None) -> list[Head]:
-        """As `streams`, by the activity table alone."""
-        heads: list[Head] = []
+        numbers, before = _newest_in_tail(transaction, limit, _BEYOND if before is None else before)
+        more = False
         for bucket in _buckets(transaction, before):
-            active = []
-            for number in _active_in(transaction, bucket):
-                activity, facts = self._activity(transaction, number)
-                if facts and activity >> layout.BUCKET_SHIFT == bucket and (before is None or activity < before):
-                    active.append((activity, number, facts))
-            active.sort(reverse=True)
-            heads += [self._head(transaction, number, facts) for _, number, facts in active[: limit - len(heads)]]
-            if len(heads) >= limit:
+            room = limit - len(numbers)
+            there = _active_in(transaction, bucket, before)
+            active = sorted(there, reverse=True) if room else list(islice(there, 1))
+            numbers += [number for _, number in active[:room]]
+            more = len(active) > room
+            if more:
                 break
-        return heads
-
-    def _activity(self, transaction: Transaction, number: int) -> tuple[int, Facts | None]:
-        """Position of the last activity of a stream, and its facts; none if it was deleted."""
-        row = transaction.get(layout.head_key(number))
-        if row is None:
-            return 0, None
-        position, _ = layout.unpack_head(row)
-        facts = get_facts(transaction, number)
-        # A fork without own events has its parent's head position, which lies before its own creation.
-        return max(position, facts.created), facts
+        return [self._head(transaction, number, get_facts(transaction, number)) for number in numbers], more
 
     def checkpoint_page(self, transaction: Transaction, after: int) -> tuple[list[CheckpointEntry], int]:
         """Checkpoint entries of the streams behind number *after*, and the number to go on behind; 0: that was all."""
@@ -216,14 +205,35 @@ class Reader:
         except DamagedRecord as error:
             raise self._corrupt(stream, error) from error
 
-    def walk_page(self, transaction: Transaction, stream: str, walk: Walk, limit: int) -> tuple[list[Event], Walk]:
-        """The next events of the walk, newest first: at most a page, at most *limit*."""
-        events: list[Event] = []
+    def walk_page(
+        self, transaction: Transaction, stream: str, walk: Walk, limit: int, *, verify: bool = False
+    ) -> tuple[list[Event], Walk]:
+        """The next events of the walk, newest first: at most a page, at most *limit*; with *verify*, the checksums of
+        their headers are compared.
+        """
+        read = self._read_verified if verify else self._read_event
+        return self._walk_page(read, transaction, stream, walk, limit)
+
+    def contents_page(
+        self, transaction: Transaction, stream: str, walk: Walk, limit: int
+    ) -> tuple[list[Content], Walk]:
+        """As `walk_page`, for `EventLog.contents`."""
+        return self._walk_page(self._read_content, transaction, stream, walk, limit)
+
+    def _walk_page(
+        self,
+        read: Callable[[Transaction, int, int], tuple[T, int, int]],
+        transaction: Transaction,
+        stream: str,
+        walk: Walk,
+        limit: int,
+    ) -> tuple[list[T], Walk]:
+        events: list[T] = []
         position, version, after = walk
         size = 0
         try:
             while version > after and len(events) < limit and size < PAGE_BYTES:
-                event, length, position = self._read_event(transaction, position, version)
+                event, length, position = read(transaction, position, version)
                 events.append(event)
                 size += length
                 version -= 1
@@ -233,6 +243,10 @@ class Reader:
             error.version, error.position = error.version or version, error.position or position
             raise self._corrupt(stream, error) from error
         return events, Walk(position, version, after)
+
+    def _read_verified(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int]:
+        get_event(transaction, position, version)
+        return self._read_event(transaction, position, version)
 
     def _read_event(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int]:
         """The event with *version* at *position*, its length in the file, and the position of the one before it.
@@ -274,6 +288,35 @@ class Reader:
         )
         return event, length, previous
 
+    def _read_content(self, transaction: Transaction, position: int, version: int) -> tuple[Content, int, int]:
+        """As `_read_event`, with the same checks, for the part of it that a fold needs."""
+        value = transaction.get(layout.log_key(position))
+        if value is None or len(value) < layout.HEADER_BYTES:
+            get_event(transaction, position, version)
+            raise DamagedRecord("there is no event", version=version, position=position)
+        (
+            format_number, kind, type_length, meta_length, data_length, number, found, previous, time_ns,
+        ) = layout.unpack_content_fields(value)  # fmt: skip
+        meta = layout.HEADER_BYTES + type_length
+        data = meta + meta_length
+        length = len(value)
+        if found != version or kind != layout.EVENT or length != data + data_length or previous >= position:
+            get_event(transaction, position, version)
+            raise DamagedRecord("the header contradicts itself", version=version, position=position)
+        if format_number != layout.FORMAT:
+            raise DamagedRecord(f"a record of format {format_number}", version=version, position=position)
+        if number not in self._names:
+            self._name(transaction, number)
+        type_ = bytes(value[layout.HEADER_BYTES : meta])
+        content = Content(
+            version,
+            self._types.get(type_) or self._decode_type(type_),
+            bytes(value[data:]),
+            bytes(value[meta:data]) if meta_length else b"",
+            time_ns,
+        )
+        return content, length, previous
+
     def digest_at(self, transaction: Transaction, stream: str, version: int) -> bytes:
         """The digest of *version* in the lineage of *stream*."""
         if not version:
@@ -291,15 +334,16 @@ class Reader:
         try:
             position, version = get_head(transaction, number)
             first = first_behind(transaction, position, version, after)
-            top = min(version, first + limit - 1)
-            walk = Walk(find_position(transaction, position, version, top), top, first - 1)
         except DamagedRecord as error:
             raise self._corrupt(stream, error) from error
-        records: list[Record] = []
-        while walk.version > walk.after:
-            page, walk = self.walk_page(transaction, stream, walk, limit)
-            records += page
-        return records[::-1]
+        top = min(version, first + limit - 1)
+        while top >= first:
+            walk = self.start_walk(transaction, stream, first - 1, top)
+            page, rest = self.walk_page(transaction, stream, walk, limit)
+            if rest.version < first:
+                return list(reversed(page))
+            top = (first + top) // 2  # too many bytes for a page: the newer half comes with a later one
+        return []
 
     def is_deleted_before(self, transaction: Transaction, stream: str, position: int) -> bool:
         """Whether *stream* has a tombstone at or before *position*: nothing of it follows."""
@@ -417,10 +461,34 @@ def _rows(
         yield key, value
 
 
-def _buckets(transaction: Transaction, before: int | None) -> Iterator[int]:
+def _newest_in_tail(transaction: Transaction, limit: int, before: int) -> tuple[list[int], int]:
+    """Living streams whose newest activity is among the log's last records before position *before*, newest first; and
+    the position before which the others' lies.
+    """
+    numbers: list[int] = []
+    met: set[int] = set()
+    cursor = transaction.cursor()
+    found = cursor.prev() if cursor.set_range(layout.log_key(before)) else cursor.last()
+    for _ in range(_TAIL_RECORDS):
+        if not found or len(numbers) >= limit or bytes(cursor.key()[:1]) != layout.LOG:
+            break
+        before = layout.key_position(cursor.key())
+        header = layout.unpack_header(before, cursor.value())
+        if header.stream not in met:
+            met.add(header.stream)
+            row = transaction.get(layout.head_key(header.stream))
+            position = layout.unpack_head(row)[0] if row is not None else _BEYOND  # it was deleted
+            # A fork without own events has its parent's head position, which lies before its own record.
+            if position == before or (header.kind == layout.FORKED and position < before):
+                numbers.append(header.stream)
+        found = cursor.prev()
+    return numbers, before
+
+
+def _buckets(transaction: Transaction, before: int) -> Iterator[int]:
     """The buckets in which a stream was active, newest first, from that of position *before* on."""
     cursor = transaction.cursor()
-    bound = (before >> layout.BUCKET_SHIFT) + 1 if before is not None else 2**52
+    bound = (before >> layout.BUCKET_SHIFT) + 1
     while True:
         found = cursor.set_range(layout.activity_key(bound << layout.BUCKET_SHIFT, 0)) and cursor.prev()
         if not found or bytes(cursor.key()[:1]) != layout.ACTIVITY:
@@ -429,7 +497,20 @@ def _buckets(transaction: Transaction, before: int | None) -> Iterator[int]:
         yield bound
 
 
-def _active_in(transaction: Transaction, bucket: int) -> Iterator[int]:
-    prefix = layout.activity_key(bucket << layout.BUCKET_SHIFT, 0)[:9]
-    for key, _ in _rows(transaction, prefix):
-        yield layout.key_activity(key)[1]
+def _active_in(transaction: Transaction, bucket: int, before: int) -> Iterator[tuple[int, int]]:
+    """Position of the newest activity, if it lies in *bucket* and before *before*, and number of living streams."""
+    first = bucket << layout.BUCKET_SHIFT
+    end = min(first + (1 << layout.BUCKET_SHIFT), before)
+    prefix = layout.activity_key(first, 0)[:9]
+    get, head_fields = transaction.get, layout.unpack_head_fields
+    try:
+        for key, value in _rows(transaction, prefix):
+            row = get(layout.HEADS + key[9:])  # the stream stands in both as it is
+            if row is not None:
+                activity, _ = head_fields(row)
+                if len(value):
+                    activity = max(activity, layout.unpack_fork_position(value))
+                if first <= activity < end:
+                    yield activity, layout.key_activity(key)[1]
+    except struct.error as error:
+        raise DamagedRecord(f"a heads row of another length: {error}") from error

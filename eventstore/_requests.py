@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from eventstore._layout import MAX_SNAPSHOT_NAME_BYTES
 from eventstore._ledger import Ledger, Prepared, prepare
 from eventstore.errors import InvalidEventError
 from eventstore.log import (
@@ -17,9 +16,14 @@ from eventstore.log import (
     Deletion,
     Head,
     NewEvent,
+    Position,
+    check_bounds,
     check_commit_id,
     check_events,
     check_expected,
+    check_fork_point,
+    check_snapshot_data,
+    check_snapshot_name,
     check_stream_name,
     check_tombstone,
 )
@@ -27,16 +31,23 @@ from eventstore.log import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from eventstore._lmdb import Transaction
+    from eventstore._reader import Reader
     from eventstore._restore import Segment
 
 T = TypeVar("T")
+Query: TypeAlias = "Callable[[Reader, Transaction], T]"
+"""What reads a few rows, in a transaction."""
 
 
 class Request(NamedTuple, Generic[T]):
-    """What the writer runs in its transaction, and its size in bytes, by which batches are bounded."""
+    """What the writer runs in its transaction; its size in bytes, by which batches are bounded; and whose events it
+    reads, in case they are damaged.
+    """
 
     work: Callable[[Ledger], T]
     size: int = 0
+    stream: str | None = None
 
 
 class Append(msgspec.Struct, gc=False):
@@ -48,6 +59,11 @@ class Append(msgspec.Struct, gc=False):
     commit_id: bytes
     named: bool
     size: int
+
+    @property
+    def stream(self) -> str:
+        """See `Request`."""
+        return self.name.decode()
 
     def work(self, ledger: Ledger) -> Commit:
         """Append."""
@@ -74,9 +90,10 @@ def fork(  # noqa: PLR0917  (the order of `EventLog.fork`)
 ) -> Request[Head]:
     """See `EventLog.fork`."""
     source, name = check_stream_name(parent), check_stream_name(child)
+    check_fork_point(at)
     prepared, chosen, size = _prepare(entropy, events, commit_id, at_least=0)
     named = commit_id is not None
-    return Request(lambda ledger: ledger.fork(source, name, at, prepared, chosen, named=named), size)
+    return Request(lambda ledger: ledger.fork(source, name, at, prepared, chosen, named=named), size, parent)
 
 
 def delete(owe_erasure: Callable[[], None], stream: str, expected: int, reason: str, actor: str) -> Request[Deletion]:
@@ -90,20 +107,40 @@ def delete(owe_erasure: Callable[[], None], stream: str, expected: int, reason: 
         owe_erasure()
         return deletion
 
-    return Request(work)
+    return Request(work, stream=stream)
+
+
+def head(stream: str) -> Query[Head | None]:
+    """See `EventLog.head`."""
+    check_stream_name(stream)
+    return lambda reader, transaction: reader.head(transaction, stream)
+
+
+def is_over(stream: str, after: Position) -> Query[bool]:
+    """Whether *stream* was deleted, and its tombstone stands at or before *after*."""
+    check_stream_name(stream)
+    return lambda reader, transaction: reader.is_deleted_before(transaction, stream, reader.number(after))
 
 
 def restore(part: Segment) -> Request[None]:
     """A part of `EventLog.restore`."""
-    return Request(lambda ledger: ledger.restore(part), MAX_COMMIT_BYTES)
+    return Request(lambda ledger: ledger.restore(part), MAX_COMMIT_BYTES, part.stream)
 
 
 def put_snapshot(stream: str, name: str, revision: int, version: int, data: bytes) -> Request[None]:
     """See `EventLog.put_snapshot`."""
-    encoded, label = check_stream_name(stream), name.encode()
-    if not 0 < len(label) <= MAX_SNAPSHOT_NAME_BYTES or not 0 <= revision < 2**32:
-        raise ValueError(f"a snapshot has a name of 1 to {MAX_SNAPSHOT_NAME_BYTES} bytes and a revision")
-    return Request(lambda ledger: ledger.put_snapshot(encoded, label, revision, version, data), len(data))
+    encoded, label = check_stream_name(stream), check_snapshot_name(name, revision)
+    check_bounds(version=version)
+    check_snapshot_data(data)
+    return Request(lambda ledger: ledger.put_snapshot(encoded, label, revision, version, data), len(data), stream)
+
+
+def draw(entropy: Callable[[int], bytes], wanted: int) -> bytes:
+    """That many random bytes. Raises `InvalidEventError` if *entropy* gives anything else."""
+    random = entropy(wanted)
+    if type(random) is not bytes or len(random) != wanted:
+        raise InvalidEventError(f"the log's entropy did not give {wanted} bytes")
+    return random
 
 
 def _prepare(
@@ -113,8 +150,5 @@ def _prepare(
     size = check_events(events, at_least=at_least)
     if commit_id is not None:
         check_commit_id(commit_id)
-    wanted = SALT_BYTES * len(events) + COMMIT_ID_BYTES
-    random = entropy(wanted)
-    if type(random) is not bytes or len(random) != wanted:
-        raise InvalidEventError(f"the log's entropy did not give {wanted} bytes")
+    random = draw(entropy, SALT_BYTES * len(events) + COMMIT_ID_BYTES)
     return prepare(events, random), commit_id or random[-COMMIT_ID_BYTES:], size

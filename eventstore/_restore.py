@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eventstore._reader import event_digest
 from eventstore.errors import InvalidEventError, RestoreError
@@ -19,8 +20,15 @@ from eventstore.log import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
+_KINDS: Final[dict[type, list[tuple[str, type]]]] = {
+    Event: [
+        *((name, int) for name in ("version", "time_ns", "commit_index", "commit_size")),
+        *((name, bytes) for name in ("commit_id", "salt", "digest")),
+    ],
+    Forked: [("at", int), ("time_ns", int), ("commit_id", bytes)],
+}
 _CHUNK_EVENTS = 1_000
 _CHUNK_BYTES = 8 * 2**20
 
@@ -40,22 +48,46 @@ class Segment(NamedTuple):
     events: list[Event]
 
 
-def plan_restore(stream: str, records: Sequence[Event | Forked]) -> list[Segment]:
-    """The streams of the lineage, oldest ancestor first, *stream* last.
+class Behind(NamedTuple):
+    """What the log holds before the first record: the *event* at that version, and where its stream was forked."""
+
+    event: Event | None = None
+    forked_at: int = 0
+
+
+BEGINNING: Final = Behind()
+
+
+def check_records(stream: str, records: Sequence[Event | Forked]) -> None:
+    """Raise `RestoreError` for what cannot be an exported record: msgspec does not look at what is constructed."""
+    if not isinstance(records, Sequence):
+        raise RestoreError(stream, 0, "the records are a sequence")
+    for record in records:
+        if not isinstance(record, Event | Forked):
+            raise RestoreError(stream, 0, f"a {type(record).__name__} is no part of a lineage")
+        for name, kind in _KINDS[type(record)]:
+            if type(getattr(record, name)) is not kind:
+                raise RestoreError(stream, 0, f"{name} of a {type(record).__name__} is not {kind.__name__}")
+
+
+def plan_restore(stream: str, records: Sequence[Event | Forked], behind: Behind = BEGINNING) -> list[Segment]:
+    """The streams of the lineage, oldest ancestor first, *stream* last; without those that end before the records.
 
     Raises `RestoreError` at the first record that does not continue the lineage or whose digest is wrong.
     """
     segments: list[Segment] = []
-    version, digest = 0, NO_DIGEST
+    held = behind.event
+    version, digest = (held.version, held.digest) if held else (0, NO_DIGEST)
     for record in records:
         if isinstance(record, Forked):
             _check_forked(record, stream, version)
             segments.append(_begin(record, (record.parent,), segments, (version, digest)))
             continue
         if not segments or segments[-1].stream != record.stream:
-            segments.append(_begin(record, (), segments, (version, digest)))
+            segment = _begin(record, (), segments, (version, digest))
+            segments.append(segment if segments else segment._replace(at=behind.forked_at))
         _check_event(record, version, digest)
-        _check_commit(record, segments[-1].events)
+        _check_commit(record, segments[-1].events[-1] if segments[-1].events else held)
         segments[-1].events.append(record)
         version, digest = record.version, record.digest
     if not segments or segments[-1].stream != stream:
@@ -92,13 +124,16 @@ def _check_forked(record: Forked, stream: str, version: int) -> None:
         raise RestoreError(stream, version, f"a fork at version {record.at} stands behind version {version}")
     if len(record.commit_id) != COMMIT_ID_BYTES:
         raise RestoreError(stream, version, "a fork's commit id is not 16 bytes")
+    if not -(2**63) <= record.time_ns < 2**63:
+        raise RestoreError(stream, version, "a fork's time is out of range")
 
 
-def _check_commit(event: Event, before: list[Event]) -> None:
+def _check_commit(event: Event, before: Event | None) -> None:
     """Place and size in the commit are not part of the digest, so they must agree with the event before."""
     if not event.commit_index:
         return
-    wanted = (before[-1].commit_id, before[-1].commit_size, before[-1].commit_index + 1) if before else None
+    joined = before if before and before.stream == event.stream else None
+    wanted = (joined.commit_id, joined.commit_size, joined.commit_index + 1) if joined else None
     if wanted != (event.commit_id, event.commit_size, event.commit_index):
         raise RestoreError(event.stream, event.version, "its place in its commit does not follow from the event before")
 

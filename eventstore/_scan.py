@@ -31,9 +31,16 @@ from eventstore._lineage import (
 )
 from eventstore._lmdb import Environment, check_structure
 from eventstore._reader import Reader
-from eventstore.errors import EventStoreError
+from eventstore.errors import (
+    CorruptEventError,
+    CorruptLogError,
+    EventStoreError,
+    NewerFormatError,
+    StreamDeletedError,
+    StreamNotFoundError,
+)
 from eventstore.log import NO_DIGEST
-from eventstore.verify import Finished, Found, Problem, Progress, Report, Task
+from eventstore.verify import Finished, Found, Problem, Progress, Refused, Report, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,16 +49,20 @@ if TYPE_CHECKING:
 
 _PAGE_RECORDS: Final = 1_000
 _PAGE_BYTES: Final = 16 * 2**20
+_FINDINGS: Final = (CorruptLogError, CorruptEventError, NewerFormatError, StreamNotFoundError, StreamDeletedError)
 
 
 def main() -> None:
     """Carry out the task on standard input, and tell of it on standard output, a message a line."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
-    report = scan(task, _tell)
-    _tell(Finished(report))
+    try:
+        _tell(Finished(scan(task, _tell)))
+    except EventStoreError as error:
+        path, reason = error.args  # of those about a path; any other is a mistake of ours
+        _tell(Refused(type(error).__name__, path, reason))
 
 
-def _tell(message: Progress | Found | Finished) -> None:
+def _tell(message: Progress | Found | Finished | Refused) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -235,11 +246,14 @@ class Scan:
         trail = Trail()
         for start in range(0, len(positions), _PAGE_RECORDS):
             page = positions[start : start + _PAGE_RECORDS]
-            self.environment.read(lambda transaction: self._read_events(transaction, trail, page))  # noqa: B023
+            if not self.environment.read(lambda t: self._read_events(t, number, trail, page)):  # noqa: B023
+                return
             progress(start + len(page), len(positions))
 
     def _positions(self, stream: str, number: int) -> list[int]:
-        """The positions of the lineage, oldest first; none, once it is reported, if they cannot all be reached."""
+        """The positions of the lineage, oldest first; none if they cannot all be reached: that is reported, unless the
+        stream is being deleted.
+        """
         positions: list[int] = []
         place: tuple[int, int] | None = None
 
@@ -252,9 +266,10 @@ class Scan:
                     positions.append(position)
                     position, version = header.previous, version - 1
             except DamagedRecord as error:
-                kind = "record" if error.version else "head"
-                self.report(Problem(kind, str(error), stream, error.version, error.position))
                 positions.clear()
+                if not self._is_deleted(transaction, number):  # since it was found, and erased
+                    kind = "record" if error.version else "head"
+                    self.report(Problem(kind, str(error), stream, error.version, error.position))
                 return False
             place = (position, version)
             return version > 0
@@ -263,17 +278,24 @@ class Scan:
             pass
         return positions[::-1]
 
-    def _read_events(self, transaction: Transaction, trail: Trail, positions: list[int]) -> None:
+    def _read_events(self, transaction: Transaction, number: int, trail: Trail, positions: list[int]) -> bool:
+        """Compare a page of the lineage of stream *number*; whether it is worth going on."""
         for position in positions:
-            header, value = get_record(transaction, position)
+            try:
+                header, value = get_record(transaction, position)
+            except DamagedRecord as error:
+                if not self._is_deleted(transaction, number):
+                    self.problem("record", str(error), number, trail.version + 1, position)
+                return False
             self.name_of(transaction, header.stream)
             if header.commit_index:  # a fork point can lie within a commit
                 trail.commit_id, trail.index = header.commit_id, header.commit_index - 1
             self.check_event(transaction, trail, position, header, value)
+        return True
 
 
 def scan(task: Task, tell: Callable[[Progress | Found], None]) -> Report:
-    """Verify what *task* says, in a log that this process does not have open."""
+    """Verify what *task* says, in a log that this process does not have open. Raises what keeps it from looking."""
     path = Path(task.path)
     try:
         lock = SharedLock(path)
@@ -285,14 +307,14 @@ def scan(task: Task, tell: Callable[[Progress | Found], None]) -> Report:
                 environment.close()
         finally:
             lock.close()
-    except EventStoreError as error:
+    except _FINDINGS as error:
         tell(Found(Problem("open", str(error), task.stream)))
         return Report([])
 
 
 def scan_environment(environment: Environment, task: Task, tell: Callable[[Progress | Found], None]) -> Report:
     """Verify what *task* says, in an open environment."""
-    run = Scan(environment, environment.identity()[1], lambda problem: tell(Found(problem)))
+    run = Scan(environment, environment.identity(), lambda problem: tell(Found(problem)))
 
     def progress(done: int, total: int) -> None:
         tell(Progress(done, total))

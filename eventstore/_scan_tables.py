@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from eventstore import _layout as layout
-from eventstore._erasure import needed_version
+from eventstore._erasure import find_erasure, needed_version, origin_of
 from eventstore._layout import DamagedRecord, Erasure, Facts, Header
 from eventstore._lineage import find_position, find_stream, get_event, get_facts, get_head, get_record
 from eventstore.errors import EventStoreError
@@ -28,8 +28,8 @@ _SHORTEST_SNAPSHOT_KEY: Final = 6
 _BEHIND_LOG: Final = b"{"
 _KEY_BYTES: Final = {  # snapshots have any length beyond the stream's number
     layout.ACTIVITY: 13,
-    layout.CHILDREN: 9,
-    layout.ERASURE: 5,
+    layout.CHILDREN: layout.CHILD_KEY_BYTES,
+    layout.ERASURE: layout.ERASURE_KEY_BYTES,
     layout.FACTS: 5,
     layout.HEADS: 5,
     layout.IDENTITY: 1,
@@ -137,12 +137,12 @@ def _check_living(run: Scan, transaction: Transaction, number: int, facts: Facts
         return
     _check_head(run, transaction, number, position, version)
     activity = max(position, facts.created)
-    if transaction.get(layout.activity_key(activity, number)) is None:
+    listed = transaction.get(layout.activity_key(activity, number))
+    if listed is None or (activity == facts.created and origin.kind == layout.FORKED and not len(listed)):
         run.problem("activity", "it is not listed where it was last active", number, version, activity)
     if origin.kind == layout.FORKED:
         parent = layout.parent_of(get_record(transaction, facts.created)[1])
-        held = transaction.get(layout.child_key(parent, number))
-        if held is None or layout.unpack_number(held) != origin.version:
+        if transaction.get(layout.child_key(parent, origin.version, number)) is None:
             run.problem("children", "its parent does not list it as a fork at its fork point", number)
 
 
@@ -198,9 +198,7 @@ def _check_tombstone(run: Scan, transaction: Transaction, number: int, facts: Fa
 
 def _check_what_is_left(run: Scan, transaction: Transaction, number: int, facts: Facts) -> None:
     trail = run.trails.get(number)
-    row = transaction.get(layout.erasure_key(number))
-    forked_at = trail.forked_at if trail else 0
-    left = layout.unpack_erasure(row) if row is not None else Erasure(0, forked_at, pending=False)
+    left = find_erasure(transaction, number) or Erasure(0, 0)
     for position, version in ((facts.created, 0), (left.position, left.version)):
         if position in run.damaged:
             run.problem("record", run.damaged.pop(position), number, version, position)
@@ -223,8 +221,8 @@ def _check_head_row(run: Scan, transaction: Transaction, key: bytes, value: byte
         run.report(Problem("head", f"a head of a stream that does not exist (number {layout.key_stream(key)})"))
 
 
-def _check_child(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
-    parent, child, held = layout.key_stream(key), layout.key_child(key), layout.unpack_number(value)
+def _check_child(run: Scan, transaction: Transaction, key: bytes, _value: bytes) -> None:
+    parent, held, child = layout.key_child(key)
     facts = get_facts(transaction, child)
     if facts.created in run.damaged or facts.created > run.end:
         return
@@ -232,17 +230,32 @@ def _check_child(run: Scan, transaction: Transaction, key: bytes, value: bytes) 
     marked = layout.parent_of(record) if header.kind == layout.FORKED else 0
     if header.stream != child or marked != parent:
         run.problem("children", "it is listed as a fork of a stream it was not forked from", child)
-    elif held > header.version or (held < header.version and not facts.deleted):
-        run.problem("children", f"it is listed as needing {held} versions, it was forked at {header.version}", child)
+        return
+    needs = header.version
+    if facts.deleted:
+        left = find_erasure(transaction, child)
+        needs = min(needs, left.version) if left else -1
+    if held != needs:
+        run.problem("children", f"it is listed as needing {held} versions, it needs {max(needs, 0)}", child)
 
 
 def _check_erasure(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
-    number, row = layout.key_stream(key), layout.unpack_erasure(value)
+    state, number = layout.key_erasure(key)
+    row = layout.unpack_erasure(value)
+    if state == layout.STOPPED:
+        run.problem("erasure", "it was deleted, and damage stopped its erasure", number, row.version, row.position)
+    rows = [each for each in layout.ERASURE_STATES if transaction.get(layout.erasure_key(each, number)) is not None]
+    if rows != [state]:
+        run.problem("erasure", "its erasure is in several states, or an unknown one", number)
     if not get_facts(transaction, number).deleted:
         run.problem("erasure", "it is being erased, and was not deleted", number)
     needed = needed_version(transaction, number) or 0
-    if row.version and needed > row.version:
+    if needed > row.version:
         run.problem("erasure", f"forks need it up to version {needed}, {row.version} are left", number)
+    origin = origin_of(transaction, number)
+    held = layout.child_key(origin.parent, min(origin.at, row.version), number)
+    if origin.parent and transaction.get(held) is None:
+        run.problem("children", "its parent does not list what it still needs", number)
 
 
 def _check_snapshot(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
@@ -269,10 +282,15 @@ def _digest_at(transaction: Transaction, position: int, version: int, wanted: in
     return get_event(transaction, where, wanted)[0].digest
 
 
-def _check_activity(run: Scan, transaction: Transaction, key: bytes, _value: bytes) -> None:
+def _check_activity(run: Scan, transaction: Transaction, key: bytes, value: bytes) -> None:
     _, number = layout.key_activity(key)
-    if transaction.get(layout.facts_key(number)) is None:
+    row = transaction.get(layout.facts_key(number))
+    if row is None:
         run.report(Problem("activity", f"a stream that does not exist is listed as active (number {number})"))
+        return
+    forked = layout.unpack_fork_position(value)
+    if forked and (forked != layout.unpack_facts(row).created or layout.activity_key(forked, number) != key):
+        run.problem("activity", "it is listed as forked at a place where it was not", number)
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
@@ -280,7 +298,7 @@ def _check_activity(run: Scan, transaction: Transaction, key: bytes, _value: byt
 
 def check_checkpoint(run: Scan, checkpoint: Checkpoint, stream: str | None) -> None:
     """Report what is not as it was when *checkpoint* was made; with *stream*, of that one only."""
-    _, log_id = run.environment.identity()
+    log_id = run.environment.identity()
     if checkpoint.log_id != log_id:
         run.report(Problem("checkpoint", "the checkpoint was made of another log"))
     for entry in checkpoint.entries:

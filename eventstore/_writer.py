@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
+from eventstore._gate import OwnedLock
 from eventstore._layout import DamagedRecord
 from eventstore._ledger import Ledger
 from eventstore._requests import Request
-from eventstore.errors import ClosedError, CorruptLogError, EventStoreError, LogFailedError
+from eventstore.errors import ClosedError, CorruptEventError, CorruptLogError, LogFailedError, LogReplacedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ _MAX_BATCH_JOBS: Final = 4_096
 _MAX_BATCH_BYTES: Final = 64 * 2**20
 _LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken,
 _LINGER_SECONDS: Final = 0.005  # and never more than this: that commit may have waited for another process
+_OF_ALL: Final = (LogFailedError, ClosedError, LogReplacedError)  # not the fault of one job in a batch
 _logger = logging.getLogger("eventstore")
 
 
@@ -43,6 +45,11 @@ class Asked(Protocol[T_co]):
     @property
     def size(self) -> int:
         """Bytes, by which batches are bounded."""
+        ...
+
+    @property
+    def stream(self) -> str | None:
+        """Whose events it reads, in case they are damaged."""
         ...
 
     @property
@@ -116,7 +123,7 @@ class Writer:
         self._ledger = ledger
         self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
-        self._closing = threading.Lock()
+        self._closing = OwnedLock()
         self._erasure_owed = erasure_owed
         self._last_batch = 1
         self._last_seconds = 0.0
@@ -156,6 +163,10 @@ class Writer:
     def owe_erasure(self) -> None:
         """A stream was deleted: erase in the background. Called within the deletion's own job."""
         self._erasure_owed = True
+
+    def is_used_here(self) -> bool:
+        """Whether this thread is in the middle of submitting something."""
+        return self._closing.is_held_here()
 
     def close(self) -> None:
         """Finish what was submitted and end the thread. Owed erasure goes on at the next open."""
@@ -214,7 +225,7 @@ class Writer:
             self._ledger.committed()
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
             self._ledger.aborted()
-            if len(batch) > 1 and not isinstance(error, (LogFailedError, ClosedError)):
+            if len(batch) > 1 and not isinstance(error, _OF_ALL):
                 for job in batch:  # one of them broke the transaction: let only that one fail
                     self._commit([job])
                 return
@@ -229,19 +240,31 @@ class Writer:
             job.error = None
             try:
                 job.result = job.request.work(self._ledger)
-            except (EventStoreError, ValueError, DamagedRecord) as error:
-                if self._ledger.writes != writes:
+            except Exception as error:
+                if self._environment.owns(error):
                     raise
-                job.error = _translate(self._environment, error).with_traceback(None)
+                found = self._error_of(job, error).with_traceback(None)
+                if self._ledger.writes != writes:
+                    raise found from error
+                job.error = found
         self._ledger.finish()
+
+    def _error_of(self, job: Job[Any], error: Exception) -> Exception:
+        """*error*, or whose damage it means."""
+        stream = job.request.stream
+        if stream is None or not isinstance(error, (DamagedRecord, struct.error)):
+            return error
+        version, position = (error.version, error.position) if isinstance(error, DamagedRecord) else (0, 0)
+        return CorruptEventError(stream, version, self._ledger.token(position), str(error))
 
     def _erase(self) -> None:
         """One batch of owed erasure, while nobody waits."""
         job = Job(Request(Ledger.erase), _Nobody())
         self._commit([job])
-        if job.error is not None:
-            # `verify` reports what is wrong, `erase()` raises it; tried again at the next open.
-            _logger.warning("%s: erasure stopped: %s", self._environment.path, job.error)
+        errors = [job.error] if job.error is not None else []
+        for error in [*errors, *(job.result.stopped if job.result else ())]:
+            # `verify` reports what is wrong, and `erase()` raises it.
+            _logger.warning("%s: erasure stopped: %s", self._environment.path, error)
         self._erasure_owed = job.result is not None and job.result.more
 
 

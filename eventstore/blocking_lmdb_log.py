@@ -6,18 +6,20 @@ Thin: what is written goes to the writer thread, what is read runs in short tran
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from eventstore import _engine, _requests
-from eventstore._files import remove_directory, sync_path, translate_os_error
+from eventstore._files import DATA_FILE, make_parents, nursery_of, resolve_path, sync_path, translate_os_error
 from eventstore._ledger import Ledger
 from eventstore._lmdb import LARGEST_MAP_BYTES
 from eventstore._reader import PAGE_EVENTS, check_digests
-from eventstore._restore import chunks, plan_restore
-from eventstore.errors import ClosedError, LogInUseError
+from eventstore._restore import BEGINNING, Behind, check_records, chunks, plan_restore
+from eventstore.errors import ClosedError, LogInUseError, RestoreError
 from eventstore.log import (
     MAX_VERSION,
     START,
@@ -25,6 +27,7 @@ from eventstore.log import (
     Checkpoint,
     CheckpointEntry,
     Commit,
+    Content,
     Deletion,
     Event,
     Expected,
@@ -35,14 +38,19 @@ from eventstore.log import (
     Position,
     Record,
     Snapshot,
+    check_bounds,
+    check_snapshot_name,
     check_stream_name,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
+    from eventstore._lmdb import Transaction
+    from eventstore._reader import Walk
     from eventstore._restore import Segment
 
 T = TypeVar("T")
@@ -61,8 +69,12 @@ class BlockingLmdbEventLog:
 
     *clock* gives Unix time in nanoseconds, *entropy* n random bytes. *map_size_bytes* is address space, not disk.
 
-    Raises `NotALogError`, `CorruptLogError`, `NewerFormatError`, `LogInUseError`, `LogPermissionError`,
-    `NetworkFileSystemError`, `AddressSpaceError` or `DiskFullError`; nothing at the path was changed then.
+    Raises `NotALogError`, `CorruptLogError`, `NewerFormatError`, `LogInUseError` (also if another process has it open
+    with the other durability), `LogReplacedError`, `LogPermissionError`, `NetworkFileSystemError`, `InvalidPathError`,
+    `AddressSpaceError`, `DiskFullError` or `LogUnavailableError`; nothing at the path was changed then.
+
+    An append to a log whose directory was removed or replaced raises `LogReplacedError`: what is acknowledged stands in
+    the file that is at the path. What is open may still be read.
     """
 
     def __init__(
@@ -77,12 +89,13 @@ class BlockingLmdbEventLog:
     ) -> None:
         if durability not in {"disk", "os"}:
             raise ValueError(f"durability is 'disk' or 'os', not {durability!r}")
+        self._durability = durability
         options = _engine.Options(durability=durability, clock=clock, entropy=entropy, map_size_bytes=map_size_bytes)
-        self._open: _engine.Engine | None = _engine.open_engine(path, options, create=create)
-        self._path = self._open.path
+        self._open = [_engine.open_engine(path, options, create=create)]  # a list: of many who close, one can pop it
+        self._path = self._open[0].path
 
     def __repr__(self) -> str:
-        state = f"durability={self._open.options.durability!r}" if self._open else "closed"
+        state = f"durability={self._durability!r}" if self._open else "closed"
         return f"<{type(self).__name__} {str(self._path)!r} {state}>"
 
     @property
@@ -98,9 +111,10 @@ class BlockingLmdbEventLog:
     @property
     def engine(self) -> _engine.Engine:
         """What is behind it, for this package. Raises `ClosedError`."""
-        if self._open is None:
-            raise ClosedError(str(self._path))
-        return self._open
+        try:
+            return self._open[0]
+        except IndexError:
+            raise ClosedError(str(self._path)) from None
 
     def append(
         self,
@@ -116,9 +130,7 @@ class BlockingLmdbEventLog:
 
     def head(self, stream: str) -> Head | None:
         """See `EventLog.head`."""
-        check_stream_name(stream)
-        engine = self.engine
-        return engine.environment.read(lambda transaction: engine.reader.head(transaction, stream))
+        return self.engine.read(_requests.head(stream))
 
     def read(
         self,
@@ -132,31 +144,73 @@ class BlockingLmdbEventLog:
     ) -> list[Event]:
         """See `EventLog.read`."""
         events: list[Event] = []
-        for page in self.pages(stream, after=after, upto=upto, limit=limit, reverse=reverse):
+        for page in self.pages(stream, after=after, upto=upto, limit=limit, reverse=reverse, verify=verify):
             events += page
         return self.arrange(stream, events, reverse=reverse, verify=verify)
 
     def pages(
-        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        verify: bool = False,
     ) -> Iterator[list[Event]]:
-        """The events of `read`, newest first in either case, a bounded page at a time. No transaction is open between
-        two pages.
+        """The events of `read`, newest first in either case, a bounded page at a time, with their digests still to be
+        checked. No transaction is open between two pages.
         """
+        next_page = partial(self.engine.reader.walk_page, verify=verify)
+        return self._pages(next_page, stream, after=after, upto=upto, limit=limit, reverse=reverse)
+
+    def contents(
+        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> list[Content]:
+        """See `EventLog.contents`."""
+        contents: list[Content] = []
+        for page in self.contents_pages(stream, after=after, upto=upto, limit=limit):
+            contents += page
+        contents.reverse()
+        return contents
+
+    def contents_pages(
+        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> Iterator[list[Content]]:
+        """The contents of `contents`, newest first, as `pages` gives events."""
+        next_page = self.engine.reader.contents_page
+        return self._pages(next_page, stream, after=after, upto=upto, limit=limit, reverse=False)
+
+    def _pages(
+        self,
+        next_page: Callable[[Transaction, str, Walk, int], tuple[list[T], Walk]],
+        stream: str,
+        *,
+        after: int,
+        upto: int | None,
+        limit: int | None,
+        reverse: bool,
+    ) -> Iterator[list[T]]:
         check_stream_name(stream)
-        if after < 0 or (upto is not None and upto < 0) or (limit is not None and limit < 0):
-            raise ValueError("after, upto and limit are not negative")
+        check_bounds(after=after, upto=upto, limit=limit)
         top = MAX_VERSION if upto is None else upto
         if limit is not None and not reverse:
             top = min(top, after + limit)
         left = MAX_VERSION if limit is None else limit
         engine = self.engine
         read, reader = engine.environment.read, engine.reader
-        walk = read(lambda transaction: reader.start_walk(transaction, stream, after, top))
-        while walk.version > walk.after and left > 0:
-            here, most = walk, left
-            page, walk = read(lambda transaction: reader.walk_page(transaction, stream, here, most))  # noqa: B023
+
+        def first_page(transaction: Transaction) -> tuple[list[T], Walk]:
+            return next_page(transaction, stream, reader.start_walk(transaction, stream, after, top), left)
+
+        page, walk = read(first_page)
+        while page:
             left -= len(page)
             yield page
+            if walk.version <= walk.after or not left:
+                return
+            here, most = walk, left
+            page, walk = read(lambda transaction: next_page(transaction, stream, here, most))  # noqa: B023
 
     def arrange(self, stream: str, events: list[Event], *, reverse: bool, verify: bool) -> list[Event]:
         """*events* of `pages` in the order that was asked for, with their digests checked if it was."""
@@ -173,6 +227,7 @@ class BlockingLmdbEventLog:
 
     def read_all(self, *, after: Position = START, limit: int = 1000) -> list[Record]:
         """See `EventLog.read_all`."""
+        check_bounds(limit=limit)
         engine = self.engine
         position = engine.reader.number(after)
         records: list[Record] = []
@@ -208,13 +263,13 @@ class BlockingLmdbEventLog:
 
     def streams(self, *, limit: int = 100, cursor: bytes | None = None) -> Page[Head]:
         """See `EventLog.streams`."""
+        check_bounds(limit=limit)
         if limit < 1:
-            raise ValueError("a page has room for at least one stream")
+            raise ValueError("limit is at least 1: a page has room for a stream")
         engine = self.engine
         before = None if cursor is None else engine.reader.number(Position(cursor))
-        heads = engine.environment.read(lambda transaction: engine.reader.streams(transaction, limit + 1, before))
-        more = len(heads) > limit
-        return Page(heads[:limit], heads[limit - 1].position if more else None)
+        heads, more = engine.environment.read(lambda transaction: engine.reader.streams(transaction, limit, before))
+        return Page(heads, heads[-1].position if more else None)
 
     def delete(
         self, stream: str, *, expected: int | Expected = Expected.ANY, reason: str = "", actor: str = ""
@@ -225,10 +280,13 @@ class BlockingLmdbEventLog:
 
     def erase(self) -> int:
         """See `EventLog.erase`."""
-        erased, more = 0, True
-        while more:
+        step = self.engine.writer.call(_requests.Request(lambda ledger: ledger.erase(resume=True)))
+        erased, stopped = step.erased, step.stopped
+        while step.more:
             step = self.engine.writer.call(_requests.Request(Ledger.erase))
-            erased, more = erased + step.erased, step.more
+            erased, stopped = erased + step.erased, stopped + step.stopped
+        if stopped:
+            raise stopped[0]
         return erased
 
     def restore(self, stream: str, records: Sequence[Event | Forked]) -> Head:
@@ -244,8 +302,21 @@ class BlockingLmdbEventLog:
     def _segments(self, stream: str, records: Sequence[Event | Forked]) -> list[Segment]:
         """What to restore, every digest checked; a stream that is there has its ancestors, even deleted ones."""
         check_stream_name(stream)
-        segments = plan_restore(stream, records)
+        check_records(stream, records)
+        segments = plan_restore(stream, records, self._behind(records[0]) if records else BEGINNING)
         return segments[-1:] if self.head(stream) else segments
+
+    def _behind(self, first: Event | Forked) -> Behind:
+        """What the log holds before *first*, if that is not the beginning. Raises `RestoreError` if it does not."""
+        version = first.at if isinstance(first, Forked) else first.version - 1
+        if version < 1:
+            return BEGINNING
+        source, head = first.stream, self.head(first.stream)
+        if isinstance(first, Forked) and head is None:
+            source, head = first.parent, self.head(first.parent)
+        if head is None or head.version < version:
+            raise RestoreError(first.stream, version + 1, f"the log does not hold version {version} of {source!r}")
+        return Behind(self.read(source, after=version - 1, upto=version)[0], head.forked_at)
 
     def checkpoint(self) -> Checkpoint:
         """See `EventLog.checkpoint`."""
@@ -259,38 +330,41 @@ class BlockingLmdbEventLog:
             )
             entries += page
             if not number:
-                return Checkpoint(engine.log_id, engine.options.clock(), entries)
+                return Checkpoint(engine.log_id, engine.clock(), entries)
 
     def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
         """See `EventLog.get_snapshot`."""
         check_stream_name(stream)
+        check_snapshot_name(name, revision)
         engine = self.engine
         return engine.environment.read(lambda transaction: engine.reader.snapshot(transaction, stream, name, revision))
 
     def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
-        """See `EventLog.put_snapshot`. *name* has at most 64 bytes of UTF-8."""
+        """See `EventLog.put_snapshot`."""
         self.engine.writer.call(_requests.put_snapshot(stream, name, revision, version, data))
 
     def backup(self, target: str | os.PathLike[str], *, compact: bool = True) -> int:
         """Write a consistent copy of the log into the new directory *target*, while writers go on. Returns its bytes.
 
-        The copy is complete and durable once it has its name. Raises `LogInUseError` if *target* exists,
-        `DiskFullError`, `LogPermissionError`.
+        The copy is complete and durable once it has its name; missing directories above it are made. An `os.fork()` in
+        this process waits until it is done. Raises `LogInUseError` if *target* exists, `DiskFullError`,
+        `LogPermissionError`, `LogNotFoundError` if a file stands where a directory above it would.
         """
-        engine, final = self.engine, Path(target).expanduser().resolve()
-        nursery = final.parent / f".{final.name}.new-{engine.options.entropy(8).hex()}"
+        engine, final = self.engine, resolve_path(target)
         try:
             if final.exists():
                 raise LogInUseError(str(final), "it exists already; a backup is written to a new directory")
-            nursery.mkdir(mode=0o700, parents=True)
-            engine.environment.copy(nursery, compact=compact)
-            nursery.rename(final)
+            make_parents(final)
+            with nursery_of(final) as nursery:
+                engine.environment.copy(nursery, compact=compact)
+                size = (nursery / DATA_FILE).stat().st_size
+                nursery.rename(final)
             sync_path(final.parent)
         except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise LogInUseError(str(final), "somebody else has just made it") from error
             raise translate_os_error(final, error) from error
-        finally:
-            remove_directory(nursery)
-        return (final / "data.mdb").stat().st_size
+        return size
 
     def compact(self) -> tuple[int, int]:
         """Rewrite the file without its free pages, where erased events linger. Returns its bytes before and after.
@@ -326,23 +400,19 @@ class BlockingLmdbEventLog:
 
     def is_over(self, after: Position, stream: str | None) -> bool:
         """Whether `follow` ends: *stream* was deleted, and the tombstone was given."""
-        if stream is None:
-            return False
-        engine = self.engine
-        position = engine.reader.number(after)
-        return engine.environment.read(
-            lambda transaction: engine.reader.is_deleted_before(transaction, stream, position)
-        )
+        return stream is not None and self.engine.read(_requests.is_over(stream, after))
 
     def last_transaction(self) -> int:
         """The number of the newest commit of any process; it changes with each."""
         return self.engine.environment.last_transaction()
 
     def close(self) -> None:
-        """See `EventLog.aclose`."""
-        engine, self._open = self._open, None
-        if engine is not None:
-            _engine.release(engine)
+        """See `EventLog.aclose`. In a signal handler that came in the middle of another use, the log closes in a thread
+        of its own, as soon as that use is over.
+        """
+        with contextlib.suppress(IndexError):  # closed, perhaps by another thread a moment ago
+            engine = self._open.pop()
+            (_engine.release_later if engine.is_used_here() else _engine.release)(engine)
 
     def __enter__(self) -> Self:
         return self

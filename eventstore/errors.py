@@ -20,11 +20,14 @@ __all__ = [
     "ForkedProcessError",
     "InvalidCursorError",
     "InvalidEventError",
+    "InvalidPathError",
     "InvalidStreamNameError",
     "LogFailedError",
     "LogInUseError",
     "LogNotFoundError",
     "LogPermissionError",
+    "LogReplacedError",
+    "LogUnavailableError",
     "MapFullError",
     "NetworkFileSystemError",
     "NewerFormatError",
@@ -227,12 +230,30 @@ class LogNotFoundError(_PathError):
     """There is nothing at the path."""
 
 
+class InvalidPathError(_PathError):
+    """The path cannot name a log: a name is too long or has a NUL, or symbolic links lead in a circle."""
+
+
 class NewerFormatError(_PathError):
     """The log was written in a format that this version does not know."""
 
 
 class LogInUseError(_PathError):
     """The files are in use in a way that excludes what was asked."""
+
+
+class LogReplacedError(_PathError):
+    """The log is open, and its files are no longer those at the path: they were removed or replaced. What would be
+    written now nobody would find. Close it, and open what is there.
+    """
+
+    consequence = "nothing was written"
+
+
+class LogUnavailableError(_PathError):
+    """The operating system did not do what was needed: too many open files, no memory, an error of the disk while
+    reading. It may be tried again.
+    """
 
 
 class LogPermissionError(_PathError):

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from eventstore import _requests
+from eventstore._gate import WouldWaitError
 from eventstore._lmdb import LARGEST_MAP_BYTES
 from eventstore.blocking_lmdb_log import POLL_SECONDS, BlockingLmdbEventLog
 from eventstore.log import (
@@ -17,6 +18,7 @@ from eventstore.log import (
     Capabilities,
     Checkpoint,
     Commit,
+    Content,
     Deletion,
     Event,
     Expected,
@@ -83,6 +85,15 @@ class LmdbEventLog:
         self.blocking.engine.check_process()  # in a forked child the threads are not there to answer
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
+    async def _glance(self, look: Callable[[bool], T]) -> T:
+        """What *look* finds in a few rows: not worth a thread, unless the log is being compacted, or grows, and there
+        is something to wait for. Its argument says whether to wait.
+        """
+        try:
+            return look(False)  # noqa: FBT003
+        except WouldWaitError:
+            return await self._run(lambda: look(True))  # noqa: FBT003
+
     async def append(
         self,
         stream: str,
@@ -97,8 +108,9 @@ class LmdbEventLog:
         return await engine.writer.call_async(request)
 
     async def head(self, stream: str) -> Head | None:
-        """See `EventLog.head`. Five rows: not worth a thread."""
-        return self.blocking.head(stream)
+        """See `EventLog.head`."""
+        query = _requests.head(stream)
+        return await self._glance(lambda wait: self.blocking.engine.read(query, wait=wait))
 
     async def read(
         self,
@@ -111,11 +123,22 @@ class LmdbEventLog:
         verify: bool = False,
     ) -> list[Event]:
         """See `EventLog.read`."""
-        pages = self.blocking.pages(stream, after=after, upto=upto, limit=limit, reverse=reverse)
+        pages = self.blocking.pages(stream, after=after, upto=upto, limit=limit, reverse=reverse, verify=verify)
         events: list[Event] = []
         while page := await self._run(lambda: next(pages, None)):
             events += page
         return await self._run(lambda: self.blocking.arrange(stream, events, reverse=reverse, verify=verify))
+
+    async def contents(
+        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> list[Content]:
+        """See `EventLog.contents`."""
+        pages = self.blocking.contents_pages(stream, after=after, upto=upto, limit=limit)
+        contents: list[Content] = []
+        while page := await self._run(lambda: next(pages, None)):
+            contents += page
+        contents.reverse()
+        return contents
 
     async def read_all(self, *, after: Position = START, limit: int = 1000) -> list[Record]:
         """See `EventLog.read_all`."""
@@ -158,15 +181,21 @@ class LmdbEventLog:
         """See `EventLog.follow`, and `BlockingLmdbEventLog.follow`."""
         log = self.blocking
         while True:
-            seen = log.last_transaction()
+            seen = await self._last_transaction()
             while records := await self._run(partial(log.records_behind, after, stream)):
                 for record in records:
                     yield record
                 after = records[-1].position
-            if log.is_over(after, stream):
-                return
-            while log.last_transaction() == seen:  # noqa: ASYNC110  (other processes set no event of ours)
+            if stream is not None:
+                over = _requests.is_over(stream, after)
+                if await self._glance(lambda wait: log.engine.read(over, wait=wait)):  # noqa: B023
+                    return
+            while await self._last_transaction() == seen:  # noqa: ASYNC110  (other processes set no event of ours)
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def _last_transaction(self) -> int:
+        environment = self.blocking.engine.environment
+        return await self._glance(lambda wait: environment.last_transaction(wait=wait))
 
     async def restore(self, stream: str, records: Sequence[Event | Forked]) -> Head:
         """See `EventLog.restore`."""
@@ -181,7 +210,7 @@ class LmdbEventLog:
         return await self._run(lambda: self.blocking.get_snapshot(stream, name, revision))
 
     async def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
-        """See `EventLog.put_snapshot`. *name* has at most 64 bytes of UTF-8."""
+        """See `EventLog.put_snapshot`."""
         request = _requests.put_snapshot(stream, name, revision, version, data)
         await self.blocking.engine.writer.call_async(request)
 

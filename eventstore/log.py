@@ -27,12 +27,14 @@ P8  Nothing silent. A damaged record raises `CorruptEventError`; every failure h
 What "the same" means in P4. A numbered expectation n means the commit that starts at version n + 1; if another commit
 stands there, a commit of this id among the recent ones is a reused id, and otherwise the version is wrong. ANY and
 EXISTS look among the recent commits only. Only the stream's own commits count, not those it inherited by a fork. With
-the same id, the number of events and each type, meta and data must be equal.
+the same id, the number of events and each type, meta and data must be equal. The id of the fork that a stream began
+with is taken for good: an append with it repeats the fork's events or raises `CommitIdReusedError`.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Generic, Literal, NewType, Protocol, TypeAlias, TypeVar
 
@@ -41,7 +43,7 @@ import msgspec
 from eventstore.errors import EventTooLargeError, InvalidEventError, InvalidStreamNameError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +55,9 @@ MAX_EVENT_BYTES: Final = 128 * 2**20  # meta and data of one event together
 MAX_COMMIT_BYTES: Final = 512 * 2**20  # meta and data of all events of one append
 MAX_COMMIT_EVENTS: Final = 65_536
 MAX_TOMBSTONE_BYTES: Final = 4_096  # of UTF-8, reason and actor each
+MAX_SNAPSHOT_NAME_BYTES: Final = 64  # of UTF-8
+MAX_SNAPSHOT_BYTES: Final = 16 * 2**20  # a cache of a fold, not a copy of what it folded
+MAX_SNAPSHOT_REVISION: Final = 2**32 - 1
 MAX_VERSION: Final = 2**32 - 1
 COMMIT_ID_BYTES: Final = 16
 SALT_BYTES: Final = 16
@@ -105,6 +110,16 @@ class Event(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="even
     commit_size: int
     salt: bytes
     digest: bytes
+
+
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """What a fold needs of an event; see `EventLog.contents`."""
+
+    version: int
+    type: str
+    data: bytes
+    meta: bytes
+    time_ns: int
 
 
 class Forked(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="forked"):
@@ -195,8 +210,8 @@ class CheckpointEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Every head of a log at one time, to be kept elsewhere: what `verify` needs to notice a rewritten chain or a cut
-    tail, which the chain alone cannot show, for it has no key.
+    """Every head of a log, to be kept elsewhere: what `verify` needs to notice a rewritten chain or a cut tail, which
+    the chain alone cannot show, for it has no key.
     """
 
     log_id: bytes
@@ -284,9 +299,18 @@ class EventLog(Protocol):
         """
         ...
 
+    async def contents(
+        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> list[Content]:
+        """What the events of `read` say, oldest first, without their place in the log, commit, salt and digest: less
+        work, for folds of long streams. What is checked, and what is raised, is the same.
+        """
+        ...
+
     async def read_all(self, *, after: Position = START, limit: int = 1000) -> list[Record]:
         """The records of the whole log behind position *after*, in log order: events, forks and deletions. Events of
-        deleted streams are missing once they are erased. Raises `InvalidCursorError` for a position of another log.
+        deleted streams are missing once they are erased. Raises `InvalidCursorError` for a position of another log,
+        and `ValueError` for a negative *limit*.
         """
         ...
 
@@ -314,7 +338,7 @@ class EventLog(Protocol):
 
     async def streams(self, *, limit: int = 100, cursor: bytes | None = None) -> Page[Head]:
         """The living streams, newest activity first. A stream that becomes active between two pages may be met twice
-        or, having moved to the front, not at all.
+        or, having moved to the front, not at all. Raises `InvalidCursorError`, and `ValueError` for a *limit* below 1.
         """
         ...
 
@@ -328,13 +352,17 @@ class EventLog(Protocol):
         ...
 
     async def erase(self) -> int:
-        """Do now what erasure deletions still owe, and return how many events that erased."""
+        """Do now what erasure deletions still owe, and return how many events that erased.
+
+        Raises `CorruptEventError`, once all others are done, if one stream could not be erased because of damage;
+        background erasure sets such a stream aside, and `verify` reports it.
+        """
         ...
 
     def follow(self, *, after: Position = START, stream: str | None = None) -> AsyncIterator[Record]:
         """Every record behind *after*, and then each new one as it is committed, by this process or another; it never
-        ends by itself. With *stream*: only the events of its lineage, ending after its `Deletion`. Raises, when first
-        asked, `InvalidCursorError` or `StreamNotFoundError`.
+        ends by itself. With *stream*: only the events of its lineage, ending after its `Deletion`; once it is deleted,
+        only that. Raises, when first asked, `InvalidCursorError` or `StreamNotFoundError`.
         """
         ...
 
@@ -345,13 +373,20 @@ class EventLog(Protocol):
         Ancestors that the log does not have are restored as far as the lineage reaches. Events that are there already
         are compared by digest, a missing tail is added: an interrupted restore is simply repeated.
 
+        A long lineage may come in parts: *records* may begin behind version 1, or with the `Forked` record of *stream*,
+        where the log holds what comes before.
+
         Every digest is recomputed first. Raises `RestoreError` if one differs, having written nothing, or if the log
         holds another history under one of the names.
         """
         ...
 
     async def checkpoint(self) -> Checkpoint:
-        """Every head, deleted streams included."""
+        """Every head, deleted streams included.
+
+        Each entry was true at some moment of this call, not all at the same one: writers go on meanwhile, and a stream
+        that is created meanwhile may be missing.
+        """
         ...
 
     async def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
@@ -362,7 +397,8 @@ class EventLog(Protocol):
 
     async def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
         """Keep *data* as the snapshot *name* at *version*, replacing any other of that name. Raises
-        `StreamNotFoundError`, and `ValueError` for a version beyond the head.
+        `StreamNotFoundError`, `ValueError` for a version beyond the head or a name over 64 bytes of UTF-8, and
+        `EventTooLargeError` for more than 16 MiB.
         """
         ...
 
@@ -414,12 +450,16 @@ def _encode_name(stream: str) -> bytes:
 
 def check_events(events: Sequence[NewEvent], *, at_least: int = 1) -> int:
     """The bytes of meta and data. Raises `InvalidEventError` or `EventTooLargeError` for what no engine takes."""
+    if not isinstance(events, list | tuple | Sequence):  # an abstract class is asked last: it takes longer
+        raise InvalidEventError("the events of an append are a sequence")
     if len(events) < at_least:
         raise InvalidEventError("an append needs at least one event")
     if len(events) > MAX_COMMIT_EVENTS:
         raise EventTooLargeError("commit (events)", len(events), MAX_COMMIT_EVENTS)
     total = 0
     for event in events:
+        if not isinstance(event, NewEvent):
+            raise InvalidEventError("an event to append is a NewEvent")
         check_type(event.type)
         if type(event.data) is not bytes or type(event.meta) is not bytes:
             raise InvalidEventError("data and meta must be bytes")
@@ -458,13 +498,45 @@ def check_commit_id(commit_id: bytes) -> None:
 
 def check_expected(expected: int) -> None:
     """Raise `InvalidEventError` unless it is an `Expected` or a version."""
-    if not _LEAST_EXPECTED <= expected <= MAX_VERSION:
-        raise InvalidEventError(f"{expected} is no expected version")
+    if (type(expected) is not int and type(expected) is not Expected) or not _LEAST_EXPECTED <= expected <= MAX_VERSION:
+        raise InvalidEventError(f"{expected!r} is no expected version")
+
+
+def check_fork_point(at: int | None) -> None:
+    """Raise `InvalidEventError` unless it could be a version."""
+    if at is not None and type(at) is not int:
+        raise InvalidEventError(f"{at!r} is no version to fork at")
+
+
+def check_bounds(**bounds: int | None) -> None:
+    """Raise `ValueError` for a bound that is no whole number, or negative; None: there is no bound."""
+    for name, bound in bounds.items():
+        if bound is not None and (type(bound) is not int or bound < 0):
+            raise ValueError(f"{name} is a whole number, not negative, and not {bound!r}")
+
+
+def check_snapshot_name(name: str, revision: int) -> bytes:
+    """The name in UTF-8. Raises `ValueError`."""
+    if type(name) is not str or not 0 < len(name.encode(errors="replace")) <= MAX_SNAPSHOT_NAME_BYTES:
+        raise ValueError(f"a snapshot's name has 1 to {MAX_SNAPSHOT_NAME_BYTES} bytes of UTF-8")
+    if type(revision) is not int or not 0 <= revision <= MAX_SNAPSHOT_REVISION:
+        raise ValueError(f"a snapshot's revision is a number up to {MAX_SNAPSHOT_REVISION}, not {revision!r}")
+    return name.encode()
+
+
+def check_snapshot_data(data: bytes) -> None:
+    """Raise `ValueError` or `EventTooLargeError`."""
+    if type(data) is not bytes:
+        raise ValueError("a snapshot's data are bytes")
+    if len(data) > MAX_SNAPSHOT_BYTES:
+        raise EventTooLargeError("snapshot (bytes)", len(data), MAX_SNAPSHOT_BYTES)
 
 
 def check_tombstone(reason: str, actor: str) -> None:
     """Raise `InvalidEventError` for a reason or an actor that a tombstone cannot keep."""
     for text in (reason, actor):
+        if type(text) is not str:
+            raise InvalidEventError("a reason or actor is a string")
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:

@@ -41,6 +41,7 @@ from eventstore.log import (
     Checkpoint,
     CheckpointEntry,
     Commit,
+    Content,
     Deletion,
     Event,
     Expected,
@@ -51,9 +52,13 @@ from eventstore.log import (
     Position,
     Record,
     Snapshot,
+    check_bounds,
     check_commit_id,
     check_events,
     check_expected,
+    check_fork_point,
+    check_snapshot_data,
+    check_snapshot_name,
     check_stream_name,
     check_tombstone,
 )
@@ -166,7 +171,7 @@ class MemoryEventLog:
     ) -> list[Event]:
         """See `EventLog.read`."""
         check_stream_name(stream)
-        _check_bounds(after=after, upto=upto, limit=limit)
+        check_bounds(after=after, upto=upto, limit=limit)
         with self._lock:
             self._check_open()
             lineage = self._lineage(self._living(stream))
@@ -177,9 +182,16 @@ class MemoryEventLog:
             events.reverse()
         return events if limit is None else events[:limit]
 
+    async def contents(
+        self, stream: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> list[Content]:
+        """See `EventLog.contents`."""
+        events = await self.read(stream, after=after, upto=upto, limit=limit)
+        return [Content(e.version, e.type, e.data, e.meta, e.time_ns) for e in events]
+
     async def read_all(self, *, after: Position = START, limit: int = 1000) -> list[Record]:
         """See `EventLog.read_all`."""
-        _check_bounds(limit=limit)
+        check_bounds(limit=limit)
         with self._lock:
             self._check_open()
             self._check_cursor(after)
@@ -197,6 +209,7 @@ class MemoryEventLog:
         """See `EventLog.fork`. What is wrong with the child is told before what is wrong with the parent."""
         check_stream_name(parent)
         check_stream_name(child)
+        check_fork_point(at)
         check_events(events, at_least=0)
         if commit_id is not None:
             check_commit_id(commit_id)
@@ -228,7 +241,9 @@ class MemoryEventLog:
 
     async def streams(self, *, limit: int = 100, cursor: bytes | None = None) -> Page[Head]:
         """See `EventLog.streams`."""
-        _check_bounds(limit=limit)
+        check_bounds(limit=limit)
+        if limit == 0:
+            raise ValueError("limit is at least 1: a page has room for a stream")
         with self._lock:
             self._check_open()
             if cursor is not None:
@@ -282,13 +297,14 @@ class MemoryEventLog:
             return erased
 
     async def follow(self, *, after: Position = START, stream: str | None = None) -> AsyncIterator[Record]:
-        """See `EventLog.follow`. Looks for new records every 50 ms. Raises `StreamNotFoundError` when first asked, if
-        *stream* was never created; for a deleted one it gives what is left of it, and ends.
-        """
+        """See `EventLog.follow`. Looks for new records every 50 ms."""
         if stream is not None:
             check_stream_name(stream)
         while True:
-            if self._is_over(stream, after):
+            deletion = self._deletion(stream)
+            if deletion:
+                if deletion.position > after:
+                    yield deletion
                 return
             records = await self.read_all(after=after)
             for record in records:
@@ -304,11 +320,11 @@ class MemoryEventLog:
     async def restore(self, stream: str, records: Sequence[Event | Forked]) -> Head:
         """See `EventLog.restore`. Here nothing is written in any case of an error."""
         check_stream_name(stream)
-        segments = _segments(stream, records)
-        lineage = [event for segment in segments for event in segment.own]
         with self._lock:
             self._check_open()
             self._check_living(self._streams.get(stream))
+            segments = _segments(stream, [*self._before(records[:1]), *records])
+            lineage = [event for segment in segments for event in segment.own]
             if stream in self._streams:
                 segments = segments[-1:]  # it has its ancestors already, even deleted ones
             for segment in segments:
@@ -328,6 +344,7 @@ class MemoryEventLog:
     async def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
         """See `EventLog.get_snapshot`."""
         check_stream_name(stream)
+        check_snapshot_name(name, revision)
         with self._lock:
             self._check_open()
             found = self._living(stream)
@@ -340,6 +357,9 @@ class MemoryEventLog:
     async def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
         """See `EventLog.put_snapshot`."""
         check_stream_name(stream)
+        check_snapshot_name(name, revision)
+        check_snapshot_data(data)
+        check_bounds(version=version)
         with self._lock:
             self._check_open()
             found = self._living(stream)
@@ -398,16 +418,16 @@ class MemoryEventLog:
     def _is_living(self, name: str) -> bool:
         return name in self._streams and self._streams[name].deletion is None
 
-    def _is_over(self, name: str | None, after: Position) -> bool:
-        """Whether the stream's tombstone stands at or before *after*."""
+    def _deletion(self, name: str | None) -> Deletion | None:
+        """The tombstone of the stream."""
         if name is None:
-            return False
+            return None
         with self._lock:
             self._check_open()
             found = self._streams.get(name)
             if found is None:
                 raise StreamNotFoundError(name)
-            return found.deletion is not None and found.deletion.position <= after
+            return found.deletion
 
     def _concerns(self, record: Record, name: str) -> bool:
         match record:
@@ -463,12 +483,15 @@ class MemoryEventLog:
         standing = [c for c in commits if c[0].version == expected + 1 and c[0].commit_id == commit_id]
         oldest_recent = len(self._lineage(stream)) - RECENT_EVENTS + 1
         recent = [c for c in commits if c[0].version >= oldest_recent and c[0].commit_id == commit_id]
+        began = stream.forked is not None and stream.forked.commit_id == commit_id
         if expected >= 0:
             if standing and _is_same(standing[0], events):
                 return standing[0]
-            if standing or recent:
+            if standing or recent or began:
                 raise CommitIdReusedError(stream.name, commit_id)
             return None
+        if began and not recent:
+            raise CommitIdReusedError(stream.name, commit_id)
         if recent and not _is_same(recent[-1], events):
             raise CommitIdReusedError(stream.name, commit_id)
         return recent[-1] if recent else None
@@ -541,6 +564,22 @@ class MemoryEventLog:
         for stored, event in zip(self._lineage(found), wanted, strict=False):
             if stored.digest != event.digest:
                 raise RestoreError(target, event.version, f"the log has another history of {segment.name!r}")
+
+    def _before(self, records: Sequence[Event | Forked]) -> list[Event | Forked]:
+        """What the log holds of the lineage before the first of *records*, in the form of an export."""
+        for first in records:
+            source = self._streams.get(first.stream)
+            if isinstance(first, Forked):
+                source = source or self._streams.get(first.parent)
+                return list(self._lineage(source)[: first.at]) if source and first.at else []
+            if source and first.version > 1:
+                before: list[Event | Forked] = list(self._lineage(source)[: first.version - 1])
+                return (
+                    [*before[: source.forked_at], source.forked, *before[source.forked_at :]]
+                    if source.forked
+                    else before
+                )
+        return []
 
     def _restore_segment(self, segment: _Segment, previous: str | None, lineage: list[Event]) -> None:
         found = self._streams.get(segment.name) or self._begin_restored(segment, previous, lineage)
@@ -632,12 +671,6 @@ def _commit_of(events: list[Event]) -> Commit:
 def _is_same(stored: list[Event], events: Sequence[NewEvent]) -> bool:
     there = [(event.type, event.meta, event.data) for event in stored]
     return there == [(event.type, event.meta, event.data) for event in events]
-
-
-def _check_bounds(**bounds: int | None) -> None:
-    for name, bound in bounds.items():
-        if bound is not None and bound < 0:
-            raise ValueError(f"{name} must not be negative: {bound}")
 
 
 def _check_digests(lineage: list[Event]) -> None:

@@ -11,19 +11,20 @@ tombstone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
-from eventstore._files import find_log
-from eventstore.errors import LogNotFoundError
-from eventstore.log import Checkpoint  # noqa: TC001  (msgspec looks it up)
+from eventstore import errors
+from eventstore._files import find_log, resolve_path
+from eventstore.errors import LogNotFoundError, LogUnavailableError
+from eventstore.log import Checkpoint, check_stream_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Report", "verify"]
 
 _CHILD: Final = "from eventstore._scan import main; main()"
+_CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -95,7 +97,15 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     report: Report
 
 
-Message = Progress | Found | Finished
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The child could not look at the log: the name of the error, its path and reason."""
+
+    error: str
+    path: str
+    reason: str
+
+
+Message = Progress | Found | Finished | Refused
 
 
 def verify(
@@ -108,47 +118,60 @@ def verify(
     """Look at the whole log at *path*, or only at the lineage of *stream*.
 
     *progress* is called with the number of records read and their total. Raises `LogNotFoundError` and `NotALogError`
-    if there is no log to look at; whatever is wrong with a log is in the report.
+    if there is no log to look at, `LogInUseError`, `LogPermissionError`, `AddressSpaceError`, `LogUnavailableError` and
+    the like if it could not be looked at; whatever is wrong with a log is in the report, a newer format included. A
+    stream that is deleted meanwhile is compared as far as it is there.
     """
-    resolved = Path(path).expanduser().resolve()
+    if stream is not None:
+        check_stream_name(stream)
+    resolved = resolve_path(path)
     if not find_log(resolved):
         raise LogNotFoundError(str(resolved), "there is no log")
     started = time.monotonic()
     task = msgspec.json.encode(Task(str(resolved), stream, checkpoint))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
     with subprocess.Popen(  # noqa: S603  (our own interpreter and code)
-        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-P", "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as child:
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(task)
-            child.stdin.close()
-            report = _listen(child.stdout, progress)
+            with contextlib.suppress(BrokenPipeError):  # it died before it listened: its status says of what
+                child.stdin.write(task)
+                child.stdin.close()
+            report, finished = _listen(child.stdout, progress)
             status = child.wait()
         except BaseException:
             child.kill()
             raise
+    if status > 0 or (not status and not finished):
+        raise LogUnavailableError(str(resolved), f"the check failed with exit status {status}, and so says nothing")
     if status:
-        crash = Problem("crash", f"the check was ended by {_status_name(status)}: the file is damaged beyond reading")
-        report = msgspec.structs.replace(report, problems=[*report.problems, crash])
+        report = msgspec.structs.replace(report, problems=[*report.problems, _crash(-status)])
     return msgspec.structs.replace(report, seconds=time.monotonic() - started)
 
 
-def _listen(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> Report:
+def _listen(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> tuple[Report, bool]:
+    """What the child said, and whether it came to the end."""
     problems: list[Problem] = []
-    report = Report(problems)
+    report, finished = Report(problems), False
     for line in lines:
-        match msgspec.json.decode(line, type=Message):
+        message: Message = msgspec.json.decode(line, type=Message)
+        match message:
             case Progress(done, total):
                 if progress:
                     progress(done, total)
             case Found(problem):
                 problems.append(problem)
-            case Finished(finished):
-                report = msgspec.structs.replace(finished, problems=problems)
-    return report
+            case Finished(counted):
+                report, finished = msgspec.structs.replace(counted, problems=problems), True
+            case Refused(error, path, reason):
+                raise getattr(errors, error)(path, reason)
+            case _ as never:
+                assert_never(never)
+    return report, finished
 
 
-def _status_name(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+def _crash(number: int) -> Problem:
+    meaning = "the file is damaged beyond reading" if number in _CRASHES else "it did not come to its end"
+    return Problem("crash", f"the check was ended by {signal.Signals(number).name}: {meaning}")

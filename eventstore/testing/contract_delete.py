@@ -57,6 +57,7 @@ class DeleteContract(ContractBase):
             lambda: log.append("s", notes("x"), commit_id=a_commit_id(1)),
             lambda: log.head("s"),
             lambda: log.read("s"),
+            lambda: log.contents("s"),
             lambda: log.children("s"),
             lambda: log.fork("s", "child"),
             lambda: log.fork("t", "s"),

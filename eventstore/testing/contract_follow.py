@@ -99,6 +99,7 @@ class FollowContract(ContractBase):
     async def test_following_a_deleted_stream_ends_with_its_deletion(self, log: EventLog) -> None:
         await log.append("s", numbered(2))
         deletion = await log.delete("s")
+        assert await take_all(aiter(log.follow(stream="s"))) == [deletion], "whether it is erased yet or not"
         await log.erase()
         await log.append("t", notes("x"))
         assert await take_all(aiter(log.follow(stream="s"))) == [deletion]

@@ -233,6 +233,18 @@ class ForkRefusalContract(ContractBase):
         assert texts(await log.read("child")) == ["a", "b", "b"]
 
     @claim
+    async def test_p4_the_id_of_a_fork_is_taken_for_good(self, log: EventLog) -> None:
+        await log.append("parent", numbered(2))
+        first = await log.fork("parent", "child", commit_id=a_commit_id(1))
+        for expected in (2, 1, Expected.ANY, Expected.EXISTS):
+            with pytest.raises(CommitIdReusedError):
+                await log.append("child", notes("a"), expected=expected, commit_id=a_commit_id(1))
+        await log.append("child", numbered(300), commit_id=a_commit_id(2))
+        with pytest.raises(CommitIdReusedError):
+            await log.append("child", notes("a"), commit_id=a_commit_id(1))
+        assert await log.fork("parent", "child", commit_id=a_commit_id(1)) == first
+
+    @claim
     async def test_p4_the_first_events_of_a_fork_are_a_commit_of_its_own(self, log: EventLog) -> None:
         await log.append("parent", numbered(2))
         head = await log.fork("parent", "child", events=notes("a"), commit_id=a_commit_id(1))

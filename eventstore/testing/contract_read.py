@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventstore.errors import InvalidCursorError, StreamNotFoundError
-from eventstore.log import NO_DIGEST, START, Deletion, Event, EventLog, Forked, Position
+from eventstore.log import NO_DIGEST, START, Content, Deletion, Event, EventLog, Forked, Position
 from eventstore.testing.contract_base import (
     ContractBase,
     a_commit_id,
@@ -42,6 +42,9 @@ class ReadContract(ContractBase):
                 wanted = (wanted[::-1] if reverse else wanted)[:limit]
                 read = await log.read(stream, after=after, upto=upto, limit=limit, reverse=reverse)
                 assert read == wanted, (after, upto, limit, reverse)
+                if not reverse:
+                    contents = await log.contents(stream, after=after, upto=upto, limit=limit)
+                    assert contents == [Content(e.version, e.type, e.data, e.meta, e.time_ns) for e in wanted]
 
     @claim
     async def test_a_long_stream_is_read_whole_in_both_directions(self, log: EventLog) -> None:
@@ -52,6 +55,7 @@ class ReadContract(ContractBase):
         assert texts(await log.read("s", reverse=True)) == wanted[::-1]
         assert texts(await log.read("s", after=300, upto=900, limit=500)) == wanted[300:800]
         assert texts(await log.read("s", after=300, upto=900, limit=500, reverse=True)) == wanted[400:900][::-1]
+        assert [content.data.decode() for content in await log.contents("s")] == wanted
 
     @claim
     async def test_p7_a_verified_read_gives_the_same_events(self, log: EventLog) -> None:
@@ -66,12 +70,15 @@ class ReadContract(ContractBase):
         for bounds in ({"after": -1}, {"upto": -1}, {"limit": -1}):
             with pytest.raises(ValueError, match=next(iter(bounds))):
                 await log.read("s", **bounds)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=next(iter(bounds))):
+                await log.contents("s", **bounds)
 
     @claim
     async def test_a_stream_that_was_never_created_is_not_found(self, log: EventLog) -> None:
         assert await log.head("none") is None
         attempts: list[Callable[[], Awaitable[object]]] = [
             lambda: log.read("none"),
+            lambda: log.contents("none"),
             lambda: log.children("none"),
             lambda: log.fork("none", "child"),
             lambda: log.delete("none"),
@@ -190,6 +197,16 @@ class StreamsContract(ContractBase):
         page = await log.streams(limit=26)
         assert page.cursor is None
         assert len((await log.streams(limit=7)).items) == 7
+
+    @claim
+    async def test_a_page_that_could_hold_nothing_is_refused(self, log: EventLog) -> None:
+        await log.append("s", notes("x"))
+        for limit in (0, -1):
+            with pytest.raises(ValueError, match="limit"):
+                await log.streams(limit=limit)
+        with pytest.raises(ValueError, match="limit"):
+            await log.read_all(limit=-1)
+        assert await log.read_all(limit=0) == []
 
     @claim
     async def test_a_stream_that_stays_quiet_between_pages_is_met_once(self, log: EventLog) -> None:

@@ -120,6 +120,42 @@ class RestoreContract(ContractBase):
             assert len(await everything(other)) == len(records)
 
     @claim
+    async def test_a_lineage_can_be_restored_part_by_part(self, log: EventLog) -> None:
+        await log.append("parent", numbered(4))
+        await log.append("parent", numbered(2))
+        await log.fork("parent", "child", at=3, events=notes("own 4", "own 5"))
+        await log.append("child", notes("own 6"))
+        parent, child = await export(log, "parent"), await export(log, "child")
+        other = self.another()
+        for place in range(len(parent)):
+            await other.restore("parent", parent[place : place + 1])
+        for _ in range(2):  # what is there already is compared
+            for place in range(3, len(child)):
+                await other.restore("child", child[place : place + 1])
+        assert _unplaced(await export(other, "parent")) == _unplaced(parent)
+        assert _unplaced(await export(other, "child")) == _unplaced(child)
+
+    @claim
+    async def test_a_part_that_follows_from_nothing_is_refused_and_nothing_written(self, log: EventLog) -> None:
+        await log.append("parent", numbered(4))
+        await log.fork("parent", "child", at=3, events=notes("own 4", "own 5"))
+        parent, child = await export(log, "parent"), await export(log, "child")
+        other, foreign = self.another(), self.another("foreign")
+        await other.restore("parent", parent[:2])
+        await foreign.append("parent", notes("1", "2", "3", "4"))
+        for target, stream, part in [
+            (other, "parent", parent[3:]),
+            (other, "child", child[3:]),
+            (other, "child", child[4:]),
+            (foreign, "parent", parent[2:]),
+            (foreign, "child", child[3:]),
+        ]:
+            before = await everything(target)
+            with pytest.raises(RestoreError):
+                await target.restore(stream, part)
+            assert await everything(target) == before
+
+    @claim
     async def test_restoring_what_is_there_writes_nothing(self, log: EventLog) -> None:
         await log.append("parent", numbered(3))
         await log.fork("parent", "child", at=2, events=notes("own"))

@@ -38,3 +38,36 @@ def rows(path: Path) -> list[tuple[bytes, bytes]]:
         environment.begin() as transaction,
     ):
         return list(transaction.cursor())
+
+
+class CountingTransaction:
+    """A raw transaction that counts the rows it is asked for: what a piece of work costs, on any machine."""
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+        self.rows = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.rows += 1
+        return getattr(self._transaction, name)
+
+    def cursor(self) -> CountingCursor:
+        return CountingCursor(self, self._transaction.cursor())
+
+
+class CountingCursor:
+    """A cursor whose every step counts."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        for row in self._cursor:
+            self._counting.rows += 1
+            yield row
+
+    def __init__(self, counting: CountingTransaction, cursor: Any) -> None:
+        self._counting = counting
+        self._cursor = cursor
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"key", "value"}:
+            self._counting.rows += 1
+        return getattr(self._cursor, name)

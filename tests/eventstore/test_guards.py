@@ -316,9 +316,10 @@ def test_the_kind_of_a_file_system_is_what_mountinfo_says_of_its_device(
 def pretend_it_is_on(kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = path.stat().st_dev
     line = f"90 27 {os.major(device)}:{os.minor(device)} / /somewhere rw - {kind} server:/home rw\n"
-    read_text = Path.read_text
+    mounts = b"80 27 0:99 / /no\xffUTF-8 rw - tmpfs tmpfs rw\n" + line.encode()
+    read_bytes = Path.read_bytes
     monkeypatch.setattr(
-        Path, "read_text", lambda self: line if str(self) == "/proc/self/mountinfo" else read_text(self)
+        Path, "read_bytes", lambda self: mounts if str(self) == "/proc/self/mountinfo" else read_bytes(self)
     )
 
 

@@ -40,7 +40,7 @@ _ENTER = 'mount -t tmpfs -o size=2m,mode=700 tmpfs "$1" && exec "$2" -W error "$
         "acknowledged_events_stay disk small",
         "acknowledged_events_stay disk large",
         "acknowledged_events_stay os small",
-        "acknowledged_events_stay os large",
+        pytest.param("acknowledged_events_stay os large", marks=pytest.mark.slow),
         "a_log_that_is_opened_stays_readable",
         "a_log_without_a_lock_file_cannot_be_opened",
         "a_new_log_leaves_nothing_behind",

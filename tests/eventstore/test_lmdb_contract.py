@@ -6,6 +6,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+from hypothesis import settings
+
 from eventstore import LmdbEventLog
 from eventstore.testing import PersistentEventLogContract
 from eventstore.testing.machine import log_machine
@@ -39,4 +42,13 @@ class TestLmdbEventLog(PersistentEventLogContract):
         await check(log)
 
 
-TestLmdbMachine = log_machine(open_log, persistent=True, check=check).TestCase
+_machine = log_machine(open_log, persistent=True, check=check)
+
+
+class TestLmdbMachine(_machine.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(max_examples=12)
+
+
+@pytest.mark.slow
+class TestLmdbMachineAtLength(_machine.TestCase):  # type: ignore[name-defined,misc]
+    """As many runs as the profile says."""

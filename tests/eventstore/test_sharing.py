@@ -52,7 +52,8 @@ def test_a_path_opened_twice_shares_one_environment(open_log: OpenLog, tmp_path:
     first, second = open_log(), open_log()
     (tmp_path / "link").symlink_to(tmp_path / "log")
     third = open_log("link")
-    assert first.engine is second.engine is third.engine
+    engine = first.engine
+    assert engine is second.engine is third.engine
     first.append("stream", [event("1")])
     first.close()
     second.append("stream", [event("2")], expected=1)
@@ -60,7 +61,7 @@ def test_a_path_opened_twice_shares_one_environment(open_log: OpenLog, tmp_path:
     assert texts(third) == ["1", "2"]
     third.close()
     with open_log() as anew:
-        assert anew.engine is not third._open
+        assert anew.engine is not engine
         assert texts(anew) == ["1", "2"]
 
 
@@ -326,6 +327,28 @@ def test_compaction_between_threads_loses_nothing(log: BlockingLmdbEventLog) -> 
         thread.join()
     assert not failed
     assert {stream: len(texts(log, stream)) for stream in counts} == counts
+
+
+def test_a_log_is_opened_again_beside_its_compaction(log: BlockingLmdbEventLog, open_log: OpenLog) -> None:
+    """The files that are open are others for a moment, and that is no replacement."""
+    log.append("stream", [event()])
+    done = threading.Event()
+    failed: list[BaseException] = []
+
+    def open_and_close() -> None:
+        try:
+            while not done.is_set():
+                open_log().close()
+        except BaseException as error:  # noqa: BLE001  (told to the test's own thread)
+            failed.append(error)
+
+    thread = threading.Thread(target=open_and_close)
+    thread.start()
+    for _ in range(60):
+        log.compact()
+    done.set()
+    thread.join()
+    assert not failed
 
 
 def test_a_follower_misses_nothing_when_the_log_is_compacted(log: BlockingLmdbEventLog) -> None:

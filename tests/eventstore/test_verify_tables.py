@@ -103,12 +103,12 @@ def remove_a_record(transaction: Any, number: Numbers) -> None:
 
 
 def remove_what_a_fork_needs_of_a_deleted_stream(transaction: Any, number: Numbers) -> None:
-    position, version, _ = layout.unpack_erasure(transaction.get(layout.erasure_key(number["b"])))
+    position, version = layout.unpack_erasure(transaction.get(layout.erasure_key(layout.KEPT, number["b"])))
     while version:
         record = transaction.get(layout.log_key(position))
         transaction.delete(layout.log_key(position))
         position, version = layout.unpack_header(position, record).previous, version - 1
-    transaction.delete(layout.erasure_key(number["b"]))
+    transaction.delete(layout.erasure_key(layout.KEPT, number["b"]))
 
 
 def swap_names(transaction: Any, number: Numbers) -> None:
@@ -148,30 +148,51 @@ CHANGES: dict[str, tuple[Change, str, str | None]] = {
     "a name of nobody": (put(lambda _: layout.name_key(b"x"), layout.pack_numbers([NOBODY])), "name", None),
     "names are swapped": (swap_names, "name", "a"),
     "a name is cut": (cut(lambda _: layout.name_key(b"a"), 3), "structure", None),
-    "a fork is not listed": (remove(lambda n: layout.child_key(n["a"], n["fork"])), "children", "fork"),
-    "a fork is listed elsewhere": (
-        put(lambda n: layout.child_key(n["large"], n["fork"]), layout.pack_number(1)), "children", "fork",
+    "a fork is not listed": (remove(lambda n: layout.child_key(n["a"], 5, n["fork"])), "children", "fork"),
+    "a fork is listed elsewhere": (put(lambda n: layout.child_key(n["large"], 1, n["fork"]), b""), "children", "fork"),
+    "a fork is listed twice": (put(lambda n: layout.child_key(n["a"], 3, n["fork"]), b""), "children", "fork"),
+    "a fork that is not there is listed": (put(lambda n: layout.child_key(n["a"], 3, NOBODY), b""), "structure", None),
+    "a deleted fork of which nothing is left is listed": (
+        put(lambda n: layout.child_key(n["a"], 9, n["deleted fork"]), b""), "children", "deleted fork",
     ),
-    "a fork is listed at another version": (
-        put(lambda n: layout.child_key(n["a"], n["fork"]), layout.pack_number(3)), "children", "fork",
+    "a deleted fork that others need is not listed": (
+        remove(lambda n: layout.child_key(n["a"], 2, n["needed fork"])), "children", "needed fork",
     ),
-    "a fork that does not exist is listed": (
-        put(lambda n: layout.child_key(n["a"], NOBODY), layout.pack_number(3)), "structure", None,
+    "a deleted fork is listed with more than it needs": (
+        put(lambda n: layout.child_key(n["a"], 7, n["needed fork"]), b""), "children", "needed fork",
     ),
     "a stream is active nowhere": (active_nowhere, "activity", "a"),
     "nobody is active": (put(lambda _: layout.activity_key(1, NOBODY), b""), "activity", None),
+    "a fork is active elsewhere": (
+        put(lambda n: layout.activity_key(1, n["fork of fork"]), layout.pack_fork_position(1)),
+        "activity", "fork of fork",
+    ),
+    "a fork is active where no fork was made": (
+        put(lambda n: layout.activity_key(1, n["fork of fork"]), b""), "activity", "fork of fork",
+    ),
+    "an activity is cut": (put(lambda n: layout.activity_key(1, n["a"]), b"123"), "structure", None),
     "a living stream is erased": (
-        put(lambda n: layout.erasure_key(n["large"]), layout.pack_erasure(Erasure(1, 1, pending=True))),
+        put(lambda n: layout.erasure_key(layout.OWED, n["large"]), layout.pack_erasure(Erasure(1, 1))),
         "erasure", "large",
     ),
     "an erasure went too far": (
-        put(lambda n: layout.erasure_key(n["b"]), layout.pack_erasure(Erasure(1, 1, pending=False))), "erasure", "b",
+        put(lambda n: layout.erasure_key(layout.KEPT, n["b"]), layout.pack_erasure(Erasure(1, 1))), "erasure", "b",
     ),
     "an erasure is behind": (
-        put(lambda n: layout.erasure_key(n["gone"]), layout.pack_erasure(Erasure(30, 2, pending=True))),
+        put(lambda n: layout.erasure_key(layout.OWED, n["gone"]), layout.pack_erasure(Erasure(30, 2))),
         "erasure", "gone",
     ),
-    "an erasure is cut": (cut(lambda n: layout.erasure_key(n["b"]), 3), "structure", None),
+    "an erasure is in two states": (
+        put(lambda n: layout.erasure_key(layout.OWED, n["b"]), layout.pack_erasure(Erasure(7, 4))), "erasure", "b",
+    ),
+    "an erasure is in an unknown state": (
+        put(lambda n: layout.erasure_key(3, n["gone"]), layout.pack_erasure(Erasure(0, 0))), "erasure", "gone",
+    ),
+    "an erasure was stopped": (
+        put(lambda n: layout.erasure_key(layout.STOPPED, n["gone"]), layout.pack_erasure(Erasure(0, 0))),
+        "erasure", "gone",
+    ),
+    "an erasure is cut": (cut(lambda n: layout.erasure_key(layout.KEPT, n["b"]), 3), "structure", None),
     "a snapshot is of another history": (snapshot_of_another_history, "snapshot", "fork"),
     "a snapshot is of the future": (
         put(
@@ -409,8 +430,10 @@ def test_an_entry_of_a_stream_that_is_damaged_is_reported_and_not_raised(damaged
 
 def test_a_checkpoint_entry_keeps_what_was(damaged: Path) -> None:
     entries = {entry.stream: entry for entry in checkpoint_of(damaged).entries}
-    assert set(entries) == {"a", "b", "large", "fork", "fork of fork", "fork of deleted", "deleted fork", "gone"}
-    assert [name for name, entry in entries.items() if entry.deleted] == ["b", "deleted fork", "gone"]
+    assert set(entries) == {
+        "a", "b", "large", "fork", "fork of fork", "fork of deleted", "deleted fork", "needed fork", "its fork", "gone"
+    }  # fmt: skip
+    assert [name for name, entry in entries.items() if entry.deleted] == ["b", "deleted fork", "needed fork", "gone"]
     with BlockingLmdbEventLog(damaged, durability="os") as log:
         head = log.head("fork")
         assert head is not None

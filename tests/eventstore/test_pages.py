@@ -1,0 +1,130 @@
+"""Reads in pages: what a listing and a follower give, and what they look at for it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventstore import START, BlockingLmdbEventLog, Content, CorruptEventError, Event, NewEvent, _reader
+from eventstore import _layout as layout
+from eventstore._reader import PAGE_BYTES, PAGE_EVENTS
+from tests.eventstore.rows import CountingTransaction, changing, copy_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eventstore import Head
+
+
+def event(text: str = "x") -> NewEvent:
+    return NewEvent("type", text.encode())
+
+
+def listed(log: BlockingLmdbEventLog, limit: int) -> list[Head]:
+    heads: list[Head] = []
+    cursor = None
+    while True:
+        page = log.streams(limit=limit, cursor=cursor)
+        assert len(page.items) == limit or page.cursor is None
+        heads += page.items
+        cursor = page.cursor
+        if cursor is None:
+            return heads
+
+
+@pytest.mark.parametrize("tail", [0, 1, 5, 256])
+def test_a_listing_is_in_the_order_of_activity_wherever_buckets_and_pages_end(
+    tail: int, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "BUCKET_SHIFT", 3)
+    monkeypatch.setattr(_reader, "_TAIL_RECORDS", tail)
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    chance = random.Random(seed)
+    with BlockingLmdbEventLog(broken / "log", durability="os") as log:
+        names = ["first"]
+        log.append("first", [event()])
+        for number in range(120):
+            name = chance.choice(names)
+            match chance.choice(["append", "append", "new", "fork", "fork with events", "delete"]):
+                case "append":
+                    log.append(name, [event() for _ in range(chance.choice([1, 1, 2, 12]))])
+                case "new":
+                    names.append(f"new {number}")
+                    log.append(names[-1], [event()])
+                case "delete" if len(names) > 1:
+                    log.delete(name)
+                    names.remove(name)
+                case kind:
+                    names.append(f"fork {number}")
+                    log.fork(name, names[-1], events=[event()] if kind == "fork with events" else [])
+        heads = [head for name in names if (head := log.head(name))]
+        heads.sort(key=lambda head: head.position, reverse=True)
+        for limit in (1, 2, 3, 7, len(names) - 1, len(names), len(names) + 1):
+            if limit:
+                assert listed(log, limit) == heads, limit
+
+
+def test_a_listing_reads_the_facts_only_of_what_it_returns(log: BlockingLmdbEventLog, broken: Path) -> None:
+    for number in range(3_000):
+        log.append(f"idle {number}", [event()])
+    for _ in range(20):
+        log.append("busy", [event() for _ in range(50)])  # the newest records are all of one stream
+    rows_looked_at = []
+    with changing(copy_of(log, broken / "copy")) as transaction:
+        for limit in (10, 1_000):
+            counting: Any = CountingTransaction(transaction)
+            heads, more = log.engine.reader.streams(counting, limit, None)
+            assert (len(heads), more) == (limit, True)
+            rows_looked_at.append(counting.rows)
+    assert rows_looked_at[0] < 2 * 3_000 + 2 * 256 + 200
+    assert rows_looked_at[1] - rows_looked_at[0] < 7 * 990
+
+
+def test_a_follower_of_a_stream_gets_fat_events_in_pages_of_bounded_bytes(log: BlockingLmdbEventLog) -> None:
+    size = PAGE_BYTES // 3
+    data = [bytes([number]) * (size if number % 5 else 10) for number in range(20)]
+    for each in data:
+        log.append("fat", [NewEvent("type", each)])
+    got: list[bytes] = []
+    after = START
+    while records := log.records_behind(after, "fat"):
+        page = [record.data for record in records if isinstance(record, Event)]
+        assert sum(map(len, page)) <= PAGE_BYTES + size
+        got += page
+        after = records[-1].position
+    assert got == data
+    assert len(log.records_behind(START, "fat")) < PAGE_EVENTS
+
+
+DAMAGES = {
+    "its version is another": lambda record: record[:20] + b"\0\0\0\7" + record[24:],
+    "it is of another kind": lambda record: record[:5] + b"\3" + record[6:],
+    "it is of another format": lambda record: record[:4] + b"\2" + record[5:],
+    "it is cut": lambda record: record[:-1],
+    "it is shorter than a header": lambda record: record[:100],
+    "it grew": lambda record: record + b"\0",
+    "its stream does not exist": lambda record: record[:16] + b"\0\0\1\0" + record[20:],
+    "it points forward": lambda record: record[:32] + b"\0\0\0\1" + record[36:],
+    "its type is no text": lambda record: record[:120] + b"\xff" + record[121:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_p8_contents_of_a_damaged_event_are_not_given_out(damage: str, log: BlockingLmdbEventLog, broken: Path) -> None:
+    for number in range(5):
+        log.append("stream", [event(f"{number}")])
+    position = int.from_bytes(log.read("stream")[2].position[8:], "big")
+    copy = copy_of(log, broken / "copy")
+    with changing(copy) as transaction:
+        key = layout.log_key(position)
+        transaction.put(key, DAMAGES[damage](bytes(transaction.get(key))))
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        for read in (again.contents, again.read):
+            with pytest.raises(CorruptEventError) as caught:
+                read("stream")
+            assert (caught.value.stream, caught.value.version) == ("stream", 3)
+        fourth = log.read("stream")[3]
+        assert again.contents("stream", after=3, upto=4) == [Content(4, "type", b"3", b"", fourth.time_ns)]
