@@ -22,10 +22,12 @@ from session.errors import (
     InvalidMetadataError,
     InvalidPlaceError,
     InvalidSessionIdError,
+    InvalidStateError,
     MessageSetAsideError,
     NoModelError,
     NothingToAnswerError,
     PlaceNotFoundError,
+    RecordingFailedError,
     RequestOpenError,
     ResponseCutError,
     SessionAlteredError,
@@ -50,6 +52,7 @@ from session.usage import Usage, total
 
 if TYPE_CHECKING:
     from session.live import Received, Session, create_session, fork_session, resume_session
+    from session.recording import Recorder
     from session.storage import (
         Appended,
         BlockingEventSessionStorage,
@@ -85,6 +88,7 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidPlaceError",
     "InvalidSessionIdError",
+    "InvalidStateError",
     "MemorySessionStorage",
     "Message",
     "MessageSetAsideError",
@@ -98,6 +102,8 @@ __all__ = [
     "Problem",
     "Prompt",
     "Received",
+    "Recorder",
+    "RecordingFailedError",
     "RedisSessionStorage",
     "RequestOpenError",
     "ResponseCutError",
@@ -147,6 +153,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("Received", "Session", "create_session", "fork_session", "resume_session"), "session.live"),
+    "Recorder": "session.recording",
     **dict.fromkeys(("Tool", "builtin_tools"), "session.tools"),
 }
 

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from session.jsontext import Unreadable, is_sendable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
@@ -25,8 +27,11 @@ Code: TypeAlias = Literal[
     "duplicate_tool_result",
     "duplicate_tool_use",
     "empty_content",
+    "empty_error_result",
     "empty_text",
+    "error_result_not_text",
     "first_not_user",
+    "invalid_json",
     "misplaced_system_message",
     "misplaced_tool_result",
     "no_messages",
@@ -40,6 +45,7 @@ Code: TypeAlias = Literal[
     "trailing_whitespace",
     "unanswered_server_tool",
     "unanswered_tool_use",
+    "unreadable_message",
     "wrong_block_for_role",
     "wrong_content",
     "wrong_role",
@@ -50,6 +56,7 @@ Remedy: TypeAlias = Literal["add", "move", "leave_out", "none"]
 
 SERVER_TOOL_USES: Final = ("server_tool_use", "mcp_tool_use")
 
+NO_WORDS: Final = "The tool failed without saying why."
 _ROLES: Final = ("user", "assistant", "system")
 _ASSISTANT_BLOCKS: Final = ("tool_use", "thinking", "redacted_thinking", *SERVER_TOOL_USES)
 _SYSTEM_BLOCKS: Final = ("text", "tool_addition", "tool_removal")
@@ -58,6 +65,7 @@ _NOT_BEFORE_FALLBACK: Final = ("tool_use", "thinking", "redacted_thinking", "con
 _RESPONSE_FIELDS: Final = frozenset({"id", "model", "stop_details", "stop_reason", "stop_sequence", "type", "usage"})
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _MAX_NAME_LENGTH: Final = 200
+_INVALID_JSON: Final = "it holds NaN, an infinity or half of a surrogate pair, and the API reads no body with one"
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +154,8 @@ def finders(cut: Collection[int], refused: Collection[int]) -> list[Finder]:
 
 
 def _item(index: int, message: Any) -> Item:  # noqa: ANN401 - anything that stands in a history
+    if isinstance(message, Unreadable):
+        return Item(index, message, "", fault=("unreadable_message", "no parser takes its bytes"))
     if not isinstance(message, dict):
         return Item(index, message, "", fault=("not_a_message", "it is no JSON object"))
     role = message.get("role")
@@ -170,6 +180,8 @@ def find_faults(items: list[Item]) -> Iterator[Finding]:
     for item in items:
         if item.fault:
             yield Finding(item.fault[0], item, None, item.fault[1])
+        elif not is_sendable({key: value for key, value in item.message.items() if key != "content"}):
+            yield Finding("invalid_json", item, None, _INVALID_JSON)
         elif extra := sorted(_RESPONSE_FIELDS & item.message.keys()):
             kept = {key: value for key, value in item.message.items() if key not in _RESPONSE_FIELDS}
             text = f"fields of a response, which no message takes: {', '.join(extra)}"
@@ -261,6 +273,9 @@ def find_bad_parts(items: list[Item]) -> Iterator[Finding]:
                 yield Finding(fault[0], item, part, fault[1])
             elif part.kind == "tool_result":
                 yield from _bad_inner(item, part)
+                yield from _bad_error(item, part)
+            elif not is_sendable(part.value):
+                yield Finding("invalid_json", item, part, _INVALID_JSON)
 
 
 def _fault(block: Any, role: str) -> tuple[Code, str] | None:  # noqa: ANN401 - anything that stands in a message
@@ -343,9 +358,18 @@ def _is_id(value: object) -> bool:
 
 
 def _bad_inner(item: Item, part: Part) -> Iterator[Finding]:
-    """Blocks inside a tool_result: they alone are left out, the result stays."""
+    """What is wrong inside a tool_result: that alone is left out. The result stays, for the tool did run."""
     content = part.value.get("content")
+    rest = {key: value for key, value in part.value.items() if key != "content"}
+    if not is_sendable(rest):
+        yield Finding("invalid_json", item, part, _INVALID_JSON)
+        return
     if not isinstance(content, list):
+        if not is_sendable(content):
+            assert isinstance(content, str)
+            said = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            text = f"inside the result: {_INVALID_JSON}"
+            yield Finding("invalid_json", item, part, text, replacement={**part.value, "content": said})
         return
     faults = [_inner_fault(block) for block in content]
     kept = [block for block, fault in zip(content, faults, strict=True) if not fault]
@@ -355,9 +379,26 @@ def _bad_inner(item: Item, part: Part) -> Iterator[Finding]:
             yield Finding(fault[0], item, part, f"inside the result: {fault[1]}", replacement=replacement)
 
 
+def _bad_error(item: Item, part: Part) -> Iterator[Finding]:
+    """Results of tools that failed hold text, and nothing else."""
+    content = part.value.get("content")
+    if part.value.get("is_error") is not True:
+        return
+    if not content:
+        text, told = "the result of a tool that failed says nothing", {**part.value, "content": NO_WORDS}
+        yield Finding("empty_error_result", item, part, text, "add", replacement=told)
+    elif isinstance(content, list):
+        texts = [block for block in content if not isinstance(block, dict) or block.get("type") == "text"]
+        if len(texts) < len(content):
+            text = "the result of a tool that failed holds something other than text"
+            yield Finding("error_result_not_text", item, part, text, replacement={**part.value, "content": texts})
+
+
 def _inner_fault(block: Any) -> tuple[Code, str] | None:  # noqa: ANN401 - anything that stands in a result
     """As for any block, but blank text is some tools' honest output, and is taken."""
     fault = _fault(block, "user")
+    if not fault and not is_sendable(block):
+        return "invalid_json", _INVALID_JSON
     return fault if fault and not (fault[0] == "empty_text" and block["text"]) else None
 
 

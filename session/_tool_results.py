@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from session import jsontext, sdk
+from session._history import NO_WORDS
 from session.errors import UnreadableJsonError
 from session.response import INVALID_JSON, is_strict
 
@@ -77,18 +78,23 @@ def said(result: object) -> Said:
 
 def said_by_raising(error: BaseException) -> Said:
     """What went wrong, for the model to act on: the content of the SDK's `ToolError`, else the exception's text."""
-    content = sdk.tool_error_content(error)
-    if content is not None:
-        return said_wrong(_plain(content))
+    try:
+        content = sdk.tool_error_content(error)
+        return said_wrong(_shown(error) if content is None else _plain(content))
+    except Exception as raised:  # noqa: BLE001 - whatever an exception of somebody else's does when it is looked at
+        return said_wrong(f"{type(error).__name__}, which cannot be shown: {type(raised).__name__}")
+
+
+def _shown(error: BaseException) -> str:
     lines = traceback.format_exception_only(error)
     if error.__cause__ is not None:  # which arguments were wrong, where the SDK says only that they were
         lines += traceback.format_exception_only(error.__cause__)
-    return said_wrong("".join(lines)[:_MAX_ERROR_CHARACTERS])
+    return "".join(lines)[:_MAX_ERROR_CHARACTERS]
 
 
 def said_wrong(text: str) -> Said:
     """*text* as an error. The API takes none that is blank: a command that fails without a word is one."""
-    return msgspec.structs.replace(_text(text.strip() or "The tool failed without saying why."), is_error=True)
+    return msgspec.structs.replace(_text(text.strip() or NO_WORDS), is_error=True)
 
 
 def _plain(content: object) -> str:

@@ -13,10 +13,12 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidPlaceError",
     "InvalidSessionIdError",
+    "InvalidStateError",
     "MessageSetAsideError",
     "NoModelError",
     "NothingToAnswerError",
     "PlaceNotFoundError",
+    "RecordingFailedError",
     "RequestOpenError",
     "ResponseCutError",
     "SessionAlteredError",
@@ -179,6 +181,23 @@ class AnswerKeptInForkError(SessionError):
         )
 
 
+class RecordingFailedError(SessionError):
+    """A call could not be recorded in *session_id*, for the *reason* (the cause has it as an exception). *sent*: the
+    request was sent already, and what came of it since is not in the log; otherwise nothing was sent or written.
+    """
+
+    def __init__(self, session_id: str, reason: str, sent: bool) -> None:
+        super().__init__(session_id, reason, sent)
+        self.session_id = session_id
+        self.reason = reason
+        self.sent = sent
+
+    def __str__(self) -> str:
+        if self.sent:
+            return f"session {self.session_id} could not be recorded further: {self.reason}; the request had been sent"
+        return f"session {self.session_id} could not be recorded: {self.reason}; nothing was sent"
+
+
 class ResponseCutError(SessionError):
     """The response to *request_id* ended before it was complete. It is recorded as interrupted and stays out of the
     messages; `receive` asks again.
@@ -256,6 +275,20 @@ class InvalidMetadataError(SessionError):
 
     def __str__(self) -> str:
         return f"invalid metadata: {self.reason}; nothing was written"
+
+
+class InvalidStateError(SessionError):
+    """The *field* of a state is nothing that can be kept: a counter of thousands of digits, a time that is no number.
+    Nothing was written.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"invalid state: {self.field}: {_shorten(self.reason)}; nothing was written"
 
 
 class InvalidPlaceError(SessionError):

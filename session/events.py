@@ -68,7 +68,8 @@ class RequestSent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The first *messages* messages of the session were about to be sent, with its prompt.
 
     Every attempt of one logical call has the same *request_id*. *parameters* is a JSON object of what this request has
-    otherwise than the prompt; *digest* identifies the request.
+    otherwise than the prompt, *headers* one of the few that say what the body means (betas); *digest* identifies the
+    request.
     """
 
     type: ClassVar[str] = "request_sent"
@@ -79,6 +80,7 @@ class RequestSent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     digest: bytes = b""
     parameters: bytes = b""
     path: str = ""
+    headers: bytes = b""
 
 
 class BlockReceived(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -12,15 +12,16 @@ What 1 and 2 refuse is *unreadable*: kept, passed on byte for byte, and shown as
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from session.errors import UnreadableJsonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _decode = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -89,6 +90,46 @@ def encode(value: object) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def is_plain(raw: bytes) -> bool:
+    """Whether every parser takes *raw*: by the letter of RFC 8259, which has no NaN, not nested beyond the stack, no
+    integer too long to convert.
+    """
+    try:
+        _decode(raw)
+    except _REFUSED:
+        try:
+            json.loads(raw.decode(), parse_constant=_refuse)
+        except _REFUSED:
+            return False
+    return True
+
+
+def is_sendable(value: object) -> bool:
+    """Whether *value* has a text that a request can carry: no NaN, no infinity, no half of a surrogate pair."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            if not part.isascii() and not _is_text(part):
+                return False
+        elif isinstance(part, dict):
+            waiting += part.keys()
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, float) and not math.isfinite(part):
+            return False
+    return True
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def canonical(raw: bytes) -> bytes:
     """Equal for texts of equal value: compact, keys sorted. Unreadable text is its own canonical form."""
     try:
@@ -107,6 +148,11 @@ def members(raw: bytes) -> dict[str, bytes]:
         return {key: bytes(value) for key, value in _decode_members(raw).items()}
     except _REFUSED:
         return {_text(key): value for key, value in _parts(raw, b"{")}
+
+
+def joined_members(parts: Mapping[str, bytes]) -> bytes:
+    """Inverse of `members`: a JSON object of these texts, each byte for byte."""
+    return b"{" + b",".join(encode(key) + b":" + value for key, value in parts.items()) + b"}"
 
 
 def items(raw: bytes) -> list[bytes]:
@@ -132,6 +178,10 @@ def _parse_slowly(raw: bytes) -> Any:  # noqa: ANN401 - any JSON value
         return json.loads(raw.decode())  # decoded here: `loads` would guess UTF-16 and UTF-32 from bytes
     except _REFUSED as error:
         raise UnreadableJsonError(f"{type(error).__name__}: {error}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _text(raw: bytes) -> str:

@@ -13,7 +13,8 @@
 - **leaves out**: what no request may carry: cut responses, refused turns (the ask and all), orphan and repeated
   results, repeated tool_uses, empty or blank text, blocks without a type, known blocks that are broken (a tool input
   that is no object, thinking without its signature), server tools that the conversation went on without, what stands
-  before the first ask, the fields of a response around its content.
+  before the first ask, the fields of a response around its content; and what the API's parser takes for no JSON
+  (anthropics/claude-code#60394): NaN, halves of surrogate pairs, messages whose bytes no parser of ours takes either.
 
 `repair(repair(x)) == repair(x)`, and `lint(repair(x))` is empty. A message that needs nothing is passed on as the same
 object, so its exact bytes can be reused; `plan` tells which (`ViewMessage.origin`).
@@ -43,9 +44,10 @@ from session._history import (
     read,
     tool_uses,
 )
+from session.jsontext import Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 Message: TypeAlias = "dict[str, Any]"
 
@@ -57,18 +59,15 @@ IN_DOUBT: Final = (
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something the API would refuse. `block_index` is None where it is about the message as a whole."""
+    """Something the API would refuse. `block_index` is None where it is about the message as a whole. `remedy` is what
+    `repair` does about it.
+    """
 
     code: Code
     message_index: int
     block_index: int | None
     text: str
     remedy: Remedy = "leave_out"
-
-    @property
-    def repairable(self) -> bool:
-        """Whether `repair` makes it go away."""
-        return self.remedy != "none"
 
 
 class Addition(msgspec.Struct, frozen=True):
@@ -157,7 +156,7 @@ def plan(
     problems = lint(messages, cut=cut, refused=refused)
     if not problems:
         return Plan([], [], [ViewMessage(message, index) for index, message in enumerate(messages)])
-    work = _Work(read(messages), in_doubt)
+    work = _Work(read(messages), {*in_doubt, *_answered_unreadably(messages)})
     # Leaving one thing out can orphan another, so it goes on until nothing is found. Every round takes something away
     # for good, answers a tool_use, or moves something to where it stays: it ends.
     while any(work.apply(list(find(work.items))) for find in finders(cut, refused)):
@@ -174,6 +173,7 @@ class _Work:
 
     def __init__(self, items: list[Item], in_doubt: Collection[str]) -> None:
         self.items = items
+        self._asking, self._answers = _end_of_record(items)
         self._in_doubt = frozenset(in_doubt)
         self._added: dict[Part, Addition] = {}
 
@@ -217,7 +217,8 @@ class _Work:
         """Put a result for each tool_use of the exchange, in their order, before everything else the user says."""
         present: dict[str | None, Part] = {part.answers: part for item in exchange.answering for part in item.parts}
         present.pop(None, None)
-        at_end = self._is_last(exchange) and all(part.answers for item in exchange.answering for part in item.parts)
+        # In the record, too: what follows there and is left out of the view is there nonetheless.
+        at_end = exchange.asking[-1] is self._asking and self._answers <= tool_uses(exchange).keys()
         results = []
         for tool_use_id, item in tool_uses(exchange).items():
             if tool_use_id not in present:
@@ -247,9 +248,30 @@ class _Work:
         self.items.insert(self.items.index(after) + 1, made)
         return made
 
-    def _is_last(self, exchange: Exchange) -> bool:
-        spoken = next(item for item in reversed(self.items) if item.role in ("user", "assistant"))
-        return spoken is (exchange.answering or exchange.asking)[-1]
+
+def _end_of_record(items: list[Item]) -> tuple[Item | None, set[str | None]]:
+    """The message behind which nothing but results stands at the end of the history, and what they answer."""
+    answers: set[str | None] = set()
+    for item in reversed(items):
+        if item.role == "system":
+            continue
+        answered = {part.answers for part in item.parts}
+        if item.role != "user" or not answered or None in answered:
+            return item, answers
+        answers |= answered
+    return None, answers
+
+
+def _answered_unreadably(messages: Sequence[Any]) -> Iterator[str]:
+    """The tool_uses whose results no parser takes: they may have run."""
+    calls: list[str] = []
+    for message in messages:
+        if isinstance(message, Unreadable):
+            yield from calls
+        elif isinstance(message, dict) and message.get("role") == "assistant":
+            content = message.get("content")
+            blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+            calls = [str(block.get("id")) for block in blocks if block.get("type") == "tool_use"]
 
 
 def _replace(finding: Finding) -> None:

@@ -60,6 +60,7 @@ At: TypeAlias = AtVersion | BeforeHead | AtMessage | AtTurnEnd
 
 HEAD: Final = BeforeHead(0)
 
+_MOST: Final = 2**63
 _FORMS: Final = re.compile(
     r"(?P<version>[0-9]{1,10})|-(?P<before>[0-9]{1,10})|(?P<message>msg_[A-Za-z0-9_-]{1,200})|turn:(?P<turn>[0-9]{1,10})"
 )
@@ -93,6 +94,8 @@ def parse_at(at: int | str | At) -> At:
     if isinstance(at, AtVersion | BeforeHead | AtMessage | AtTurnEnd):
         return at
     if isinstance(at, int) and not isinstance(at, bool):
+        if not -_MOST < at < _MOST:
+            raise InvalidPlaceError(hex(at)[:20], "no session has so many events")
         return AtVersion(at) if at >= 0 else BeforeHead(-at)
     found = _FORMS.fullmatch(at) if isinstance(at, str) else None
     if found is None:

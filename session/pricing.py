@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 OVERRIDE_VARIABLE: Final = "REFOLD_PRICES"
 
+_MOST_PICODOLLARS: Final = 2**63 - 1  # what an event can hold: nine million dollars
 _TOKENS_PER_PRICE: Final = 1_000_000
 _SEARCHES_PER_PRICE: Final = 1_000
 _NO_CATEGORY: Final = "none"
@@ -187,6 +188,12 @@ def price(
             return None if billed is None else Cost(0, table.version)
     dollars = _dollars(table, found, terms)
     return None if dollars is None else Cost(_picodollars(dollars), table.version)
+
+
+def price_to_record(*values: Any, **options: Any) -> Cost | None:  # noqa: ANN401 - those of `price`
+    """As `price`; None too where no event could hold the cost, so that a count out of this world loses no response."""
+    cost = price(*values, **options)
+    return cost if cost is not None and cost.picodollars <= _MOST_PICODOLLARS else None
 
 
 def reprice(recorded: Iterable[RecordedUsage], table: PriceTable) -> Iterator[Cost | None]:

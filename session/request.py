@@ -130,7 +130,7 @@ def _parameters(old: bytes, given: Mapping[str, object]) -> bytes:
             merged.pop(name, None)
         elif not _same(merged.get(name, b""), raw := jsontext.encode(value)):
             merged[name] = raw
-    return old if merged == _members(old) else _object(merged)
+    return old if merged == _members(old) else jsontext.joined_members(merged)
 
 
 def _same(one: bytes, other: bytes) -> bool:
@@ -139,10 +139,6 @@ def _same(one: bytes, other: bytes) -> bool:
 
 def _members(raw: bytes) -> dict[str, bytes]:
     return jsontext.members(raw) if raw else {}
-
-
-def _object(members: Mapping[str, bytes]) -> bytes:
-    return b"{" + b",".join(jsontext.encode(name) + b":" + value for name, value in members.items()) + b"}"
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
@@ -205,7 +201,9 @@ def _without_thinking(raw: bytes) -> bytes | None:
     kept = [block for block in blocks if not _is_thinking(block)]
     if len(kept) == len(blocks):
         return raw
-    return _object({**jsontext.members(raw), "content": b"[" + b",".join(kept) + b"]"}) if kept else None
+    if not kept:
+        return None
+    return jsontext.joined_members({**jsontext.members(raw), "content": b"[" + b",".join(kept) + b"]"})
 
 
 def _suspects(raw: bytes) -> Iterator[bytes]:

@@ -2,7 +2,9 @@
 
 1. A block is put together from spans of the events it came in. Texts are joined as they are escaped, so a surrogate
    pair whose halves came in two events is what it was; a tool's input is the concatenated `partial_json`, verbatim.
-   Numbers, members and kinds of block that this version does not know are never parsed.
+   Numbers, members and kinds of block that this version does not know are never parsed. One thing is changed, as the
+   API would refuse to take it back: the input of a tool_use that is no JSON object, or one that no request can carry
+   (see `INVALID_JSON`).
 2. A response is complete when `message_stop` has come behind the end of every block, and not before: a stream that was
    cut ends without an error.
 3. Nothing raises. What is no event of a response is a `fault`, and the response is cut.
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 INVALID_JSON: Final = "INVALID_JSON"
-"""Streamed tool inputs can be no JSON (cut by `max_tokens`, or streamed without validation): then the input is an
-object with the text under this name, as in
+"""Streamed tool inputs can be no JSON, or no object (cut by `max_tokens`, or streamed without validation): then the
+input is an object with the text under this name, as in
 https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming.
 """
 
@@ -34,6 +36,7 @@ _FACTS: Final = frozenset({"type", "role", "id", "model", "content", "stop_reaso
 _SHOWN: Final[Mapping[str, Literal["text", "thinking"]]] = {"text": "text", "thinking": "thinking"}
 _WHOLE: Final = frozenset({"signature_delta", "compaction_delta"})  # these bring all of a member at once
 _MAX_INDEX_DIGITS: Final = 9
+_CALL: Final = "tool_use"
 _NULL: Final = b"null"
 _EMPTY_OBJECT: Final = b"{}"
 
@@ -227,7 +230,9 @@ class _GrowingBlock:
                 self.members[name] = value
 
     def finish(self, index: int) -> FinishedBlock:
-        if not self._texts and not self._lists and self.members == jsontext.members(self._start):
+        whole = not self._texts and not self._lists and self.members == jsontext.members(self._start)
+        calls = self.kind.endswith(_CALL)  # a tool of the server's too
+        if whole and (not calls or _is_carried(self.members.get("input", _EMPTY_OBJECT))):
             return _described(index, self._start)
         members = dict(self.members)
         for name, texts in self._texts.items():
@@ -240,6 +245,8 @@ class _GrowingBlock:
             before = members.get(name, _NULL)
             items = jsontext.items(before) if before[:1] == b"[" else []
             members[name] = b"[" + b",".join([*items, *values]) + b"]"
+        if calls:
+            members["input"] = _object_or_text(members.get("input", _EMPTY_OBJECT))
         return _facts_of(index, _object(members), members)
 
 
@@ -249,7 +256,25 @@ def _input(texts: Iterable[bytes], start: bytes) -> bytes:
     if not text:
         return start
     raw = text.encode("utf-8", "backslashreplace")  # a lone surrogate as the JSON escape it came as
-    return raw if is_strict(raw) else jsontext.encode({INVALID_JSON: text})
+    return raw if is_strict(raw) else _as_text(raw)
+
+
+def _object_or_text(raw: bytes) -> bytes:
+    return raw if _is_carried(raw) else _as_text(raw)
+
+
+def _as_text(raw: bytes) -> bytes:
+    return jsontext.encode({INVALID_JSON: raw.decode("utf-8", "backslashreplace")})
+
+
+def _is_carried(raw: bytes) -> bool:
+    """Whether *raw* is an object that a request can carry as the input of a tool."""
+    if not raw.lstrip().startswith(b"{"):
+        return False
+    try:
+        return jsontext.is_sendable(jsontext.parse(raw))
+    except UnreadableJsonError:
+        return False
 
 
 def is_strict(raw: bytes) -> bool:
@@ -283,7 +308,7 @@ def _described(index: int, block: bytes) -> FinishedBlock:
 
 def _facts_of(index: int, block: bytes, members: Members) -> FinishedBlock:
     kind = _string(members, "type")
-    if kind != "tool_use":
+    if kind != _CALL:
         return FinishedBlock(index, block, kind)
     return FinishedBlock(
         index, block, kind, _string(members, "id"), _string(members, "name"), members.get("input", _EMPTY_OBJECT)

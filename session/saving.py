@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
 
-from session import jsontext
-from session.errors import InvalidMetadataError
+from session import jsontext, metadata
+from session.errors import InvalidStateError
 from session.events import (
     HistoryRewound,
     MessageAppended,
@@ -17,7 +17,7 @@ from session.events import (
     UsageRecorded,
 )
 from session.state import Prompt, SessionState
-from session.usage import Usage
+from session.usage import MAX_DIGITS, Tally, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def plan_save(stored: SessionState | None, new: SessionState) -> list[SessionEve
     aside by `history_rewound`. A *new* without any prompt leaves the prompt alone. The id, parent and creation time of
     a stored session are facts and stay.
 
-    Raises `InvalidMetadataError` for metadata that is no JSON object.
+    Raises `InvalidMetadataError` for metadata that is no JSON object, `InvalidStateError` for usage beyond counting.
     """
     before = stored or SessionState(id=new.id)
     events: list[SessionEvent] = []
@@ -70,12 +70,12 @@ def plan_prompt(before: Prompt, new: Prompt) -> list[SessionEvent]:
 
 def plan_metadata(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[SessionEvent]:
     """What changes *before* into *new*. Raises `InvalidMetadataError`."""
-    texts = _encoded(before)
-    values = {key: text for key, text in _encoded(new).items() if texts.get(key) != text}
+    texts = metadata.texts(before)
+    values = {key: text for key, text in metadata.texts(new).items() if texts.get(key) != text}
     removed = [key for key in before if key not in new]
     if not values and not removed:
         return []
-    return [MetadataUpdated(_object(values), jsontext.encode(removed))]
+    return [MetadataUpdated(jsontext.joined_members(values), jsontext.encode(removed))]
 
 
 def plan_messages(
@@ -111,16 +111,33 @@ def plan_messages(
 
 
 def plan_usage(before: Usage, new: Usage) -> list[SessionEvent]:
-    """The difference as one recorded usage, negative where *new* counts less."""
-    difference = new - before
-    if not difference:
-        return []
-    counted = Usage(difference.counters).to_dict()
-    del counted["total_cost_usd"]
-    usage = jsontext.encode(counted)
-    return [
-        UsageRecorded(usage, cost_picodollars=difference.cost_picodollars, unpriced=difference.unpriced, prices=SAVED)
-    ]
+    """The difference as recorded usage, negative where *new* counts less: one event, or more where a counter stands at
+    the path of an object (`a` and `a/b`), which one JSON object cannot say. Raises `InvalidStateError` for what no fold
+    would count.
+    """
+    left = new - before
+    events: list[SessionEvent] = []
+    while left:
+        text = _usage_text(left)
+        counted = Tally()
+        counted.add_text(text, left.cost_picodollars)
+        events.append(UsageRecorded(text, cost_picodollars=left.cost_picodollars, unpriced=left.unpriced, prices=SAVED))
+        rest = left - counted.usage() - Usage(unpriced=left.unpriced)
+        if rest.counters == left.counters and rest:
+            raise InvalidStateError(
+                "usage", f"it holds what no fold counts, such as a number of more than {MAX_DIGITS:,} digits"
+            )
+        left = rest
+    return events
+
+
+def _usage_text(usage: Usage) -> bytes:
+    counters = Usage(usage.counters).to_dict()
+    del counters["total_cost_usd"]
+    try:
+        return jsontext.encode(counters)
+    except ValueError as error:
+        raise InvalidStateError("usage", str(error)) from error
 
 
 def common_prefix(before: tuple[Message, ...], new: tuple[Message, ...]) -> int:
@@ -140,21 +157,3 @@ def same_message(one: Message, other: Message) -> bool:
 
 def _changed(before: Part, new: Part) -> Part | UnsetType:
     return UNSET if before == new else new
-
-
-def _encoded(metadata: Mapping[str, Any]) -> dict[str, bytes]:
-    """Raises `InvalidMetadataError`."""
-    try:
-        return {_key(key): jsontext.encode(value) for key, value in metadata.items()}
-    except (TypeError, ValueError) as error:
-        raise InvalidMetadataError(str(error)) from error
-
-
-def _key(key: object) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"a key is a string, not {type(key).__name__}")
-    return key
-
-
-def _object(values: Mapping[str, bytes]) -> bytes:
-    return b"{" + b",".join(jsontext.encode(key) + b":" + value for key, value in values.items()) + b"}"

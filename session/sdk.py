@@ -3,7 +3,8 @@
 1. The bytes that are given are the bytes on the wire, in every attempt: `client.post(content=...)`, which is public.
    The SDK's authentication, timeouts, retries and errors stay as they are; its exceptions pass through.
 2. A client that has middleware of its own gets to see the body as the dict it expects. Our innermost middleware puts
-   the exact bytes in its place, unless theirs has changed it: then theirs goes out.
+   the exact bytes in its place, unless theirs has changed it: then theirs goes out. A body that no parser takes (a
+   number of thousands of digits) it sees as bytes.
 3. Bedrock and Vertex rewrite the body (`model` moves to the address), so these clients get a dict: equal values, not
    equal bytes.
 4. anthropic is imported on the first call: it takes longer than everything else together.
@@ -18,15 +19,17 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from session import jsontext
+from session.errors import UnreadableJsonError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     import httpx2
     from anthropic import APIRequest, AsyncAnthropic, AsyncAPIResponse, AsyncStream
@@ -91,7 +94,7 @@ class Reply:
         """A JSON object of the headers worth keeping."""
         return kept_headers(self._response.headers)
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """The exact data of each event of the stream, as it arrives.
 
         A connection that breaks raises what the transport raises; one that ends early may just end, in the middle of a
@@ -131,13 +134,14 @@ async def send_exact(
     """Send *body*, in which `stream` stands as it is given here, and give the reply that succeeded; closed at the end.
 
     The errors of the SDK and those of *attempts* are raised as they are. *headers* are added to the client's (betas go
-    in `anthropic-beta`). Raises `TypeError` for a client that is not async.
+    in `anthropic-beta`). Raises `TypeError` for a client that is not async, and `UnreadableJsonError` for a body that
+    no parser takes and the client would have to rewrite.
     """
     require_async(client)
     seam = _Seam(body, attempts)
-    if client.middleware or rewrites_body(client):
-        seam.shown = json.loads(body)
-        seam.exact = not rewrites_body(client)
+    seam.exact = not rewrites_body(client)
+    if client.middleware or not seam.exact:
+        seam.shown = _parsed(body, needed=not seam.exact)
     options: dict[str, Any] = {"headers": dict(headers or {})}
     if timeout_seconds is not None:
         options["timeout"] = timeout_seconds
@@ -169,6 +173,16 @@ def kept_headers(headers: Mapping[str, str], *, failed: bool = False) -> bytes:
     names = _FAILURE_HEADERS if failed else _HEADERS
     kept = {name.lower(): value for name, value in headers.items() if name.lower().startswith(names)}
     return jsontext.encode(kept) if kept else b""
+
+
+def _parsed(body: bytes, *, needed: bool) -> object | None:
+    try:
+        parsed: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        if needed:
+            raise UnreadableJsonError(f"{type(error).__name__}: {error}") from error
+        return None
+    return parsed
 
 
 async def _post(client: AsyncAnthropic, seam: _Seam, options: dict[str, Any], *, stream: bool) -> Reply:
@@ -268,3 +282,12 @@ async def close_tool(tool: object) -> None:
     from anthropic.lib.tools._beta_functions import aclose_runnable_tool  # noqa: PLC0415 - see 4 above
 
     await aclose_runnable_tool(tool)
+
+
+def environment_client() -> AsyncAnthropic | None:
+    """A client with the key, token or profile that the SDK finds by itself, to be closed; None if it finds none."""
+    import anthropic  # noqa: PLC0415 - see 4 above
+
+    client = anthropic.AsyncAnthropic()
+    known = client.api_key or client.auth_token or client.credentials or os.environ.get("ANTHROPIC_CUSTOM_HEADERS")
+    return client if known else None

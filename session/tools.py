@@ -229,7 +229,7 @@ async def _stop(task: asyncio.Task[Said]) -> None:
 async def _attempt(tool: Tool, given: object) -> Said:
     try:
         return said(await _called(tool, given))
-    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+    except (asyncio.CancelledError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever it is, `SystemExit` too: it is the tool's, and the model's
         return said_by_raising(error)

@@ -4,7 +4,8 @@
 minus the inherited, exactly, and a tree of forks adds up to what was used. Two rules make that hold:
 
 1. Every integer the API counts is kept under its path, known to this version or not. A counter of 0, null and absent
-   are the same, and none of them is stored.
+   are the same, and none of them is stored. What no one can have counted, an integer of more than `MAX_DIGITS` digits,
+   is no counter: Python would not write their sums out again.
 2. Money is an integer of picodollars (10^-12 USD: one token at 1 USD per million costs 1,000,000 of them). Floats only
    leave, in `total_cost_usd`; they are never added.
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 PICODOLLARS_PER_DOLLAR: Final = 10**12
+MAX_DIGITS: Final = 1_000
 
 _TOKEN_COUNTERS: Final = (
     "input_tokens",
@@ -48,6 +50,7 @@ _TOKEN_COUNTERS: Final = (
 )
 _COST_KEY: Final = "total_cost_usd"
 _UNPRICED_KEY: Final = "unpriced"
+_TOO_MANY: Final = 10**MAX_DIGITS
 _NO_COUNTERS: Final = frozenset({_COST_KEY, _UNPRICED_KEY, "iterations"})
 
 Counters: TypeAlias = tuple[tuple[str, int], ...]
@@ -70,7 +73,7 @@ class Usage(msgspec.Struct, frozen=True):
         """The usage of one response from the API's `usage` object; a cost of None means that it has no known price.
 
         Iterations that the top level omits are added to its counters. What is not an integer (service tier, geography,
-        null, lists) is no counter and stays in the raw usage only.
+        null, lists), or one that no one can have counted, is no counter and stays in the raw usage only.
         """
         tally = Tally()
         tally.add_raw(raw, cost_picodollars)
@@ -84,8 +87,8 @@ class Usage(msgspec.Struct, frozen=True):
         not a finite number or the unpriced count is not an integer.
         """
         cost, unpriced = stored.get(_COST_KEY), stored.get(_UNPRICED_KEY, 0)
-        if type(unpriced) is not int:
-            raise ValueError(f"{_UNPRICED_KEY} is not an integer: {unpriced!r:.80}")
+        if not is_count(unpriced):
+            raise ValueError(f"{_UNPRICED_KEY} is no count")
         return cls(
             counters=_sorted(_leaves(stored)),
             cost_picodollars=_picodollars(0 if cost is None else cost),
@@ -207,18 +210,21 @@ class Tally:
         )
 
 
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _CacheCreation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    ephemeral_1h_input_tokens: int = 0
-    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: _Count = 0
+    ephemeral_5m_input_tokens: _Count = 0
 
 
 class _ServerToolUse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    web_fetch_requests: int = 0
-    web_search_requests: int = 0
+    web_fetch_requests: _Count = 0
+    web_search_requests: _Count = 0
 
 
 class _OutputDetails(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    thinking_tokens: int = 0
+    thinking_tokens: _Count = 0
 
 
 class _Usual(msgspec.Struct, forbid_unknown_fields=True):
@@ -227,10 +233,10 @@ class _Usual(msgspec.Struct, forbid_unknown_fields=True):
     An object with anything else in it is none: it is read by `_leaves`, which needs to know no field.
     """
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_creation_input_tokens: int | None = 0
-    cache_read_input_tokens: int | None = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
+    cache_creation_input_tokens: _Count | None = 0
+    cache_read_input_tokens: _Count | None = 0
     cache_creation: _CacheCreation | None = None
     server_tool_use: _ServerToolUse | None = None
     output_tokens_details: _OutputDetails | None = None
@@ -336,13 +342,18 @@ def _model(entry: Mapping[str, object]) -> str | None:
     return model if isinstance(model, str) else None
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether *value* is something that can have been counted. A bool is not."""
+    return type(value) is int and -_TOO_MANY < value < _TOO_MANY
+
+
 def _leaves(raw: Mapping[str, object]) -> dict[str, int]:
     """Every integer in *raw*, by path; keys that are no counters aside. Not recursive: it may nest as deep as JSON."""
     found: dict[str, int] = {}
     waiting: list[tuple[str, Mapping[str, object]]] = [("", raw)]
     for prefix, level in waiting:  # grows meanwhile
         for key, value in level.items():
-            if type(value) is int:  # a bool is no count
+            if is_count(value):
                 found[_path(prefix, key)] = value
             elif isinstance(value, dict):
                 waiting.append((_path(prefix, key) + "/", value))

@@ -35,8 +35,8 @@ In the order of reading: `_opening`, `_session`, `_turn`, `_answer`, `_tool_runs
 
 from __future__ import annotations
 
-from session.live._opening import Opening, Options, create_session, fork_session, resume_session
-from session.live._session import Receiving, Session
+from session.live._opening import Options, create_session, fork_session, resume_session
+from session.live._session import Opening, Receiving, Session
 from session.live.received import MessageReceived, Received, Retried, Stop, Text, Thinking, ToolResult, ToolUse
 
 __all__ = [

@@ -3,7 +3,8 @@
     sending   request_sent, once per attempt, at exactly the version that the messages were taken at
     streaming block_received as each block ends
     complete  usage_recorded + response_received, in one commit
-    otherwise response_interrupted: cut, error or cancelled, with what there was of an unfinished block
+    otherwise response_interrupted: cut, error or cancelled, with what there was of an unfinished block, in one commit
+              with usage_recorded, as far as the API had told it: it is charged all the same
 
 A cancellation may come at any `await`; what was recorded by then decides what is still to be recorded.
 """
@@ -14,9 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final
 
 from session import jsontext
 from session.errors import MessageSetAsideError, ResponseCutError
@@ -32,9 +31,9 @@ from session.live import _tail
 from session.live._keeping import Keeping
 from session.live.received import MessageReceived, Retried, Text, Thinking, ToolUse
 from session.messages import joined
-from session.pricing import price
+from session.pricing import price_to_record
 from session.request import build_body
-from session.response import INVALID_JSON, Assembly, Delta, FinishedBlock
+from session.response import Assembly, Delta
 from session.sdk import send_exact
 from session.usage import Usage
 
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from session.events import SessionEvent
     from session.live._context import Context
     from session.live.received import Received
-    from session.response import Completed
+    from session.response import Completed, FinishedBlock
     from session.sdk import FailedAttempt, Reply
 
 _REFUSED_REQUEST: Final = frozenset({400, 413, 422})
@@ -104,10 +103,10 @@ class Answer:
         entries = _tail.entries(fold)
         self._messages = len(entries)
         messages = self._context.view.update(entries, _tail.outcomes(fold), _tail.in_doubt(fold))
-        return build_body(_tail.prompt(fold), messages, stream=True)
+        return build_body(fold.prompt, messages, stream=True)
 
     async def _read(self, reply: Reply) -> AsyncGenerator[Received, None]:
-        async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", reply.events())) as events:
+        async with contextlib.aclosing(reply.events()) as events:
             while not (self._assembly.complete or self._assembly.error or self._assembly.fault):
                 for part in self._assembly.feed(await self._next(events)):
                     if isinstance(part, Delta):
@@ -132,6 +131,7 @@ class Answer:
         """Attempt *number* is about to be sent: durable first."""
         if self._failed is not None:
             self._retried.append(Retried(self._failed.status, _text_of(self._failed.error), self._failed.number))
+            self._failed = None  # that this attempt is refused says nothing of the next
         self._context.own_requests.add(self._request_id)
         self._began = time.monotonic()
         await self._context.journal.record(RequestSent(self._request_id, self._messages, attempt=number, stream=True))
@@ -153,7 +153,6 @@ class Answer:
     # --- what is recorded ---------------------------------------------------------------------------------------------
 
     async def _block(self, block: FinishedBlock) -> None:
-        block = _sendable(block)
         self.blocks.append(block)
         await self._keeping.record(BlockReceived(self._request_id, block.index, block.block, block.tool_use_id))
 
@@ -175,10 +174,10 @@ class Answer:
         if not facts.usage:
             return []
         raw = _object(facts.usage) or {}
-        model = facts.model or _tail.prompt(self._context.journal.fold).model
-        details = _object(jsontext.members(facts.rest).get("stop_details", b""))
+        model = facts.model or self._context.journal.fold.prompt.model
+        details = _object(jsontext.members(facts.rest).get("stop_details", b"")) if facts.rest else None
         now = time.time_ns() // 1_000_000
-        cost = price(raw, model, None, now, table=self._context.prices, stop_details=details)
+        cost = price_to_record(raw, model, None, now, table=self._context.prices, stop_details=details)
         picodollars = cost.picodollars if cost else None
         self.usage = Usage.from_raw(raw, picodollars)
         return [
@@ -194,7 +193,7 @@ class Answer:
 
     async def _interrupted(self, error: BaseException) -> None:
         """Close the request in the log, if it is open there."""
-        if not _tail.is_running(self._keeping.journal.fold, self._request_id):
+        if not self._keeping.journal.fold.is_running(self._request_id):
             return
         left = isinstance(error, asyncio.CancelledError | GeneratorExit)
         reason = "cancelled" if left else "error" if self._assembly.error else "cut"
@@ -202,13 +201,14 @@ class Answer:
             b"" if left else f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace")
         )
         await self._keeping.note(
+            *self._usage(self._assembly.completed()),
             ResponseInterrupted(
                 self._request_id,
                 reason,
                 error=told,
                 partial=self._assembly.partial,
                 duration_ms=self._milliseconds(),
-            )
+            ),
         )
 
     async def _set_aside(self, error: BaseException) -> None:
@@ -228,16 +228,6 @@ class Answer:
 
     def _milliseconds(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
-
-
-def _sendable(block: FinishedBlock) -> FinishedBlock:
-    """A tool input that is JSON but no object would be refused when it is sent back: kept as invalid input is."""
-    if not block.tool_use_id or block.input.lstrip().startswith(b"{"):
-        return block
-    text = block.input.decode("utf-8", "backslashreplace")
-    members = {**jsontext.members(block.block), "input": jsontext.encode({INVALID_JSON: text})}
-    raw = b"{" + b",".join(jsontext.encode(key) + b":" + value for key, value in members.items()) + b"}"
-    return msgspec.structs.replace(block, block=raw, input=members["input"])
 
 
 def _text_of(error: bytes) -> str:

@@ -61,12 +61,25 @@ class Journal(Protocol):
         """
         ...
 
-    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:
-        """The journal of a new session that shares everything up to *at*. Raises `PlaceNotFoundError`."""
+    async def branch(self, at: int | str | At = HEAD) -> Branch:
+        """Where a new session that shares everything up to *at* would begin. Raises `PlaceNotFoundError`."""
         ...
 
     async def state_at(self, at: int | str | At) -> SessionState:
         """The session as it was at *at*. Raises `PlaceNotFoundError`."""
+        ...
+
+
+class Branch(Protocol):
+    """A fork that is not made yet: what goes wrong before `forked` leaves no session behind."""
+
+    @property
+    def state(self) -> SessionState:
+        """The session at the place of the fork."""
+        ...
+
+    async def forked(self, *, reason: str = "") -> Journal:
+        """Make it, durable: the journal of the new session."""
         ...
 
 
@@ -76,7 +89,7 @@ async def create(storage: SessionStorage, session_id: str | None, first: Sequenc
     events = (SessionCreated(new_id, origin=ORIGIN), *first)
     journal: Journal
     if isinstance(storage, EventSessionStorage):
-        journal = EventJournal(storage, SessionState(id=new_id), meta)
+        journal = EventJournal(storage, new_id, Fold(SessionState(id=new_id)), meta)
     elif await storage.load(new_id) is None:
         journal = SavingJournal(storage, SessionState(id=new_id))
     else:
@@ -91,40 +104,41 @@ async def create(storage: SessionStorage, session_id: str | None, first: Sequenc
 async def load(storage: SessionStorage, session_id: str, meta: Meta) -> Journal:
     """The journal of an existing session. Raises `SessionNotFoundError`, `SessionDeletedError`."""
     if isinstance(storage, EventSessionStorage):
-        return EventJournal(storage, await storage.state_at(session_id, HEAD), meta)
+        return EventJournal(storage, session_id, Fold(await storage.state_at(session_id, HEAD)), meta)
     state = await storage.load(session_id)
     if state is None:
         raise SessionNotFoundError(session_id)
     return SavingJournal(storage, state)
 
 
-async def fork(storage: SessionStorage, parent_id: str, at: int | str | At, meta: Meta) -> Journal:
-    """The journal of a new session that shares everything up to *at* with an existing one. Raises as `load` does, and
-    `PlaceNotFoundError`.
+async def branch(storage: SessionStorage, parent_id: str, at: int | str | At, meta: Meta) -> Branch:
+    """Where a new session that shares everything up to *at* with an existing one would begin. Raises as `load` does,
+    and `PlaceNotFoundError`.
     """
     if isinstance(storage, EventSessionStorage):
-        return await load(storage, await storage.fork(parent_id, at=at, meta=meta), meta)
-    return await (await load(storage, parent_id, meta)).forked(at)
+        version = await storage.version_at(parent_id, at)
+        return _EventBranch(storage, parent_id, await storage.state_at(parent_id, version), meta)
+    return await (await load(storage, parent_id, meta)).branch(at)
 
 
 class EventJournal:
     """Over a storage that keeps events: an event costs the same at any length of the session."""
 
-    def __init__(self, storage: EventSessionStorage, state: SessionState, meta: Meta) -> None:
+    def __init__(self, storage: EventSessionStorage, session_id: str, fold: Fold, meta: Meta) -> None:
         self._storage = storage
         self._meta = meta
-        self.session_id: Final = state.id
-        self.fold: Final = Fold(state)
+        self.session_id: Final = session_id
+        self.fold: Final = fold
 
     async def record(self, *events: SessionEvent) -> None:
         """See `Journal.record`."""
         await finished(self._append(events))
 
-    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:
-        """See `Journal.forked`."""
-        place = self.fold.version if at == HEAD else at  # our own head: another writer may have gone on
-        child = await self._storage.fork(self.session_id, at=place, reason=reason, meta=self._meta)
-        return await load(self._storage, child, self._meta)
+    async def branch(self, at: int | str | At = HEAD) -> Branch:
+        """See `Journal.branch`."""
+        if at == HEAD:  # our own: another writer may have gone on
+            return _EventBranch(self._storage, self.session_id, self.fold.state(), self._meta)
+        return await branch(self._storage, self.session_id, at, self._meta)
 
     async def state_at(self, at: int | str | At) -> SessionState:
         """See `Journal.state_at`."""
@@ -154,6 +168,25 @@ class EventJournal:
         return True
 
 
+class _EventBranch:
+    """*state* is the parent's at the version to fork at."""
+
+    def __init__(self, storage: EventSessionStorage, parent_id: str, state: SessionState, meta: Meta) -> None:
+        self._storage = storage
+        self._parent_id = parent_id
+        self._meta = meta
+        self.state: Final = state
+
+    async def forked(self, *, reason: str = "") -> Journal:
+        """See `Branch.forked`."""
+        at = self.state.version
+        child = await self._storage.fork(self._parent_id, at=at, reason=reason, meta=self._meta)
+        fold = Fold(self.state)
+        async for event in self._storage.events(child, after=at):
+            fold.add(event.event, event.recorded_at)
+        return EventJournal(self._storage, child, fold, self._meta)
+
+
 class SavingJournal:
     """Over a storage that keeps states: each save writes the whole session, the last writer wins, and what is not in a
     state (the blocks of a running response, which tools were started, the prompt) does not survive the process.
@@ -168,21 +201,9 @@ class SavingJournal:
         """See `Journal.record`."""
         await finished(self._save(events))
 
-    async def forked(self, at: int | str | At = HEAD, *, reason: str = "") -> Journal:  # noqa: ARG002 - keeps no events
-        """See `Journal.forked`. Only at the head."""
-        state = await self.state_at(at)
-        now = _now()
-        child = state.replace(
-            id=new_session_id(),
-            parent_id=self.session_id,
-            created_at=now,
-            updated_at=now,
-            inherited_usage=state.usage,
-            responses=tuple(msgspec.structs.replace(response, cut=True) for response in state.responses),
-            closed=False,
-        )
-        await finished(_saved(self._storage, child))
-        return SavingJournal(self._storage, child)
+    async def branch(self, at: int | str | At = HEAD) -> Branch:
+        """See `Journal.branch`. Only at the head."""
+        return _SavedBranch(self._storage, await self.state_at(at))
 
     async def state_at(self, at: int | str | At) -> SessionState:
         """See `Journal.state_at`. Only the head."""
@@ -198,6 +219,29 @@ class SavingJournal:
         if not all(isinstance(event, _NOT_SAVED) for event in events):
             await _saved(self._storage, trial.state())
         self.fold = trial
+
+
+class _SavedBranch:
+    """*state* is the parent's now."""
+
+    def __init__(self, storage: SessionStorage, state: SessionState) -> None:
+        self._storage = storage
+        self.state: Final = state
+
+    async def forked(self, *, reason: str = "") -> Journal:  # noqa: ARG002 - keeps no events
+        """See `Branch.forked`."""
+        now = _now()
+        child = self.state.replace(
+            id=new_session_id(),
+            parent_id=self.state.id,
+            created_at=now,
+            updated_at=now,
+            inherited_usage=self.state.usage,
+            responses=tuple(msgspec.structs.replace(response, cut=True) for response in self.state.responses),
+            closed=False,
+        )
+        await finished(_saved(self._storage, child))
+        return SavingJournal(self._storage, child)
 
 
 async def _saved(storage: SessionStorage, state: SessionState) -> Any:  # noqa: ANN401 - what the storage returns

@@ -43,4 +43,4 @@ class Keeping:
             raise AnswerKeptInForkError(self._session.session_id, self.journal.session_id)
 
     async def _fork(self) -> None:
-        self.journal = await self._session.forked(reason=KEPT)
+        self.journal = await (await self._session.branch()).forked(reason=KEPT)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 import msgspec
 from msgspec import UNSET
 
-from session.live import _journal, _tail
+from session.live import _journal
 from session.live._context import Context
 from session.live._prompt import GivenPrompt, plan_prompt_change
-from session.live._session import Session
+from session.live._session import Opening, Session
 from session.live._settings import Settings, one_at_a_time
 from session.places import HEAD
 from session.pricing import load_prices
@@ -21,38 +21,17 @@ from session.storage import get_default_storage
 from session.tools import Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from anthropic import AsyncAnthropic
 
     from session.events import Meta, SessionEvent
-    from session.live._journal import Journal
+    from session.live._journal import Branch, Journal
     from session.places import At
     from session.request import Given
+    from session.state import SessionState
     from session.storage import SessionStorage
     from session.tools import CanUseTool, Tool
-
-
-class Opening:
-    """A session that is opened when this is awaited, or used in `async with`, which closes it at the end."""
-
-    def __init__(self, open_session: Callable[[], Awaitable[Session]]) -> None:
-        self._open = open_session
-        self._session: Session | None = None
-
-    def __await__(self) -> Generator[Any, None, Session]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Session:
-        self._session = await self._open()
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._session is not None
-        await self._session.close()
 
 
 class Options(TypedDict, total=False):
@@ -141,21 +120,21 @@ def fork_session(session_id: str, *, at: int | str | At = HEAD, **options: Unpac
     return Opening(lambda: _fork(session_id, at, checked))
 
 
-def fork_of(context: Context, at: int | str | At, given: Mapping[str, Any]) -> Opening:
-    """A fork of an open session, with what it has where *given* does not say otherwise."""
+def _fork_of(context: Context, at: int | str | At, given: Mapping[str, Any]) -> Callable[[], Awaitable[Session]]:
+    """What makes a fork of an open session, with what it has where *given* does not say otherwise."""
     options = _checked(given)
     if "session_storage" in options:
         raise ValueError("a fork is in the storage of its session")
 
     async def opened() -> Session:
-        child = await context.journal.forked(at)
         settings = msgspec.structs.replace(context.settings, **_settings_given(options))
-        toolbox = context.toolbox.retain() if options.get("tools") is None else _toolbox(options, settings)
-        return await _opened(
-            child, Context(child, settings, toolbox, context.prices), options, _tail.prompt(context.journal.fold)
-        )
+        own_tools = options.get("tools") is not None
+        toolbox = _toolbox(options, settings) if own_tools else context.toolbox
+        branch = await context.journal.branch(at)
+        child = await _forked(branch, context.journal.fold.prompt, toolbox, options)
+        return Session(Context(child, settings, toolbox if own_tools else toolbox.retain(), context.prices), _fork_of)
 
-    return Opening(opened)
+    return opened
 
 
 async def _create(session_id: str | None, options: Options) -> Session:
@@ -166,39 +145,47 @@ async def _create(session_id: str | None, options: Options) -> Session:
     first: list[SessionEvent] = plan_prompt_change("", Prompt(), prompt, (), strip=False)
     first += plan_metadata({}, options.get("metadata") or {})
     journal = await _journal.create(storage, session_id, first, settings.meta)
-    return Session(Context(journal, settings, toolbox, prices, unchecked=False))
+    return Session(Context(journal, settings, toolbox, prices, unchecked=False), _fork_of)
 
 
 async def _resume(session_id: str, options: Options) -> Session:
     settings = _settings(options)
+    toolbox, prices = _toolbox(options, settings), load_prices()
     journal = await _journal.load(_storage(options), session_id, settings.meta)
-    context = Context(journal, settings, _toolbox(options, settings), load_prices())
-    return await _opened(journal, context, options, Prompt())
+    if events := _changes(journal.fold.state(), Prompt(), toolbox, options):
+        await journal.record(*events)
+    return Session(Context(journal, settings, toolbox, prices), _fork_of)
 
 
 async def _fork(parent_id: str, at: int | str | At, options: Options) -> Session:
     settings, storage = _settings(options), _storage(options)
     toolbox, prices = _toolbox(options, settings), load_prices()
-    journal = await _journal.fork(storage, parent_id, at, settings.meta)
+    branch = await _journal.branch(storage, parent_id, at, settings.meta)
     inherited = Prompt()
-    if not _tail.prompt(journal.fold).model:  # forked before the parent had one: then as the parent has it now
-        inherited = _tail.prompt((await _journal.load(storage, parent_id, settings.meta)).fold)
-    return await _opened(journal, Context(journal, settings, toolbox, prices), options, inherited)
+    if not branch.state.prompt.model:  # forked before the parent had one: then as the parent has it now
+        inherited = (await _journal.load(storage, parent_id, settings.meta)).fold.prompt
+    journal = await _forked(branch, inherited, toolbox, options)
+    return Session(Context(journal, settings, toolbox, prices), _fork_of)
 
 
-async def _opened(journal: Journal, context: Context, options: Options, inherited: Prompt) -> Session:
-    """With what *options* change, recorded. *inherited*: the prompt where the session has none of its own."""
-    fold = journal.fold
-    old = _tail.prompt(fold)
-    new = _given(options, context.toolbox).on(journal.session_id, old if old.model else inherited)
-    strip = options.get("strip_thinking", False)
-    events = plan_prompt_change(journal.session_id, old, new, _tail.entries(fold), strip=strip)
-    if options.get("metadata"):
-        metadata = fold.state().metadata
-        events += plan_metadata(metadata, {**metadata, **(options["metadata"] or {})})
+async def _forked(branch: Branch, inherited: Prompt, toolbox: Toolbox, options: Options) -> Journal:
+    """The fork, with what *options* change. Whatever is refused is refused before anything is written."""
+    events = _changes(branch.state, inherited, toolbox, options)
+    child = await branch.forked()
     if events:
-        await journal.record(*events)
-    return Session(context)
+        await child.record(*events)
+    return child
+
+
+def _changes(state: SessionState, inherited: Prompt, toolbox: Toolbox, options: Options) -> list[SessionEvent]:
+    """What *options* change in a session that is in *state*. *inherited*: the prompt, where it has none of its own."""
+    old = state.prompt
+    new = _given(options, toolbox).on(state.id, old if old.model else inherited)
+    strip = options.get("strip_thinking", False)
+    events = plan_prompt_change(state.id, old, new, state.messages.entries, strip=strip)
+    if options.get("metadata"):
+        events += plan_metadata(state.metadata, {**state.metadata, **(options["metadata"] or {})})
+    return events
 
 
 def _checked(options: Mapping[str, Any]) -> Options:

@@ -65,10 +65,13 @@ def plan_prompt_change(
     return [_stripped(entries), changed]
 
 
+def without_thinking(entries: Sequence[Message]) -> list[Message]:
+    """*entries* without their thinking. What holds none keeps its bytes."""
+    stripped = ((entry, strip_thinking([entry.raw])) for entry in entries)
+    return [msgspec.structs.replace(entry, raw=raw[0]) for entry, raw in stripped if raw]
+
+
 def _stripped(entries: Sequence[Message]) -> HistoryCompacted:
-    """The history without its thinking in place of that with it. What holds none keeps its bytes."""
+    """The history without its thinking in place of that with it."""
     end = 1 + max(index for index, entry in enumerate(entries) if first_thinking([entry.raw]) is not None)
-    summary: list[Message] = []
-    for entry in entries[:end]:
-        summary += [msgspec.structs.replace(entry, raw=raw) for raw in strip_thinking([entry.raw])]
-    return HistoryCompacted(end, tuple(summary), reason="strip_thinking")
+    return HistoryCompacted(end, tuple(without_thinking(entries[:end])), reason="strip_thinking")

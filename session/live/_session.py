@@ -5,29 +5,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from session.errors import AlreadyReceivingError, SessionClosedError
+from session.errors import AlreadyReceivingError, SessionClosedError, SessionDeletedError, ThinkingBoundError
 from session.events import MessageAppended, SessionClosed
 from session.live import _tail
 from session.live._finishing import finished
+from session.live._prompt import without_thinking
 from session.live._said import said
 from session.live._turn import plan_going_on, turn
 from session.places import HEAD
+from session.request import changed_prefix
 from session.saving import plan_messages
 from session.storage import WrongVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
     from types import AsyncGeneratorType, TracebackType
     from typing import Self
 
     from session.live._context import Context
-    from session.live._opening import Opening
     from session.live._said import Said
     from session.live.received import Received
+    from session.messages import Message
     from session.places import At
     from session.state import Pending, SessionState
+
+    ForkOf: TypeAlias = Callable[[Context, int | str | At, Mapping[str, Any]], Callable[[], Awaitable["Session"]]]
+
+_ROUNDS_TO_UNWIND: Final = 16
+"""A generator of the caller's around `receive` that was left by `break` holds the answer until the loop has closed it,
+which takes two of its rounds, and two more for each generator around that.
+"""
+
+
+class Opening:
+    """A session that is opened when this is awaited, or used in `async with`, which closes it at the end."""
+
+    def __init__(self, open_session: Callable[[], Awaitable[Session]]) -> None:
+        self._open = open_session
+        self._session: Session | None = None
+
+    def __await__(self) -> Generator[Any, None, Session]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Session:
+        self._session = await self._open()
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
 
 
 class Session:
@@ -38,8 +68,9 @@ class Session:
     anything is sent; resume it then to see what the other one did.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, fork_of: ForkOf) -> None:
         self._context = context
+        self._fork_of = fork_of
         self._closed = False
         self._lock = asyncio.Lock()
         self._turn: AsyncGeneratorType[Received, None] | None = None
@@ -99,38 +130,41 @@ class Session:
         client and settings where *options* do not say otherwise. To be awaited, or used in `async with`. Nothing is
         copied, and its requests begin byte for byte as this one's.
         """
-        from session.live._opening import fork_of  # noqa: PLC0415 - which opens sessions
-
         self._check_open()
-        return fork_of(self._context, at, options)
+        forked = self._fork_of(self._context, at, options)
 
-    async def rewind(self, at: int | str | At) -> None:
+        async def opened() -> Session:
+            self._check_open()  # its tools are shared, and may have been closed since
+            return await forked()
+
+        return Opening(opened)
+
+    async def rewind(self, at: int | str | At, *, strip_thinking: bool = False) -> None:
         """Go on from what the messages were at *at*: later ones are set aside, and stay in the log. Durable when it
-        returns. Raises as `send` does, and `PlaceNotFoundError`.
+        returns.
+
+        The prompt stays what it is now. If thinking up to *at* was produced under another one, it comes back only
+        without it (*strip_thinking*). Raises as `send` does, and `PlaceNotFoundError`, `ThinkingBoundError`.
         """
         async with self._alone():
             journal = self._context.journal
             target = await journal.state_at(at)
             now = self.state
-            events = plan_messages(now.messages.entries, target.messages.entries, now.in_doubt)
-            if events:
+            messages = _coming_back(now, target, strip=strip_thinking)
+            if events := plan_messages(now.messages.entries, messages, now.in_doubt):
                 await journal.record(*events)
 
     async def close(self) -> None:
         """Close the session: a running answer is given up, tools and a client of our own are closed, the storage stays
-        open. Closing twice is fine. Raises `AlreadyReceivingError` while another task is in `receive`.
+        open. Closing twice is fine. A cancellation is raised after it. Raises `AlreadyReceivingError` while another
+        task is in `receive`.
         """
         if self._closed:
             return
         if self._turn is not None and self._turn.ag_running:
             raise AlreadyReceivingError(self.id)
         self._closed = True
-        async with self._lock:
-            try:
-                await self._abandon()
-                await self._record_close()
-            finally:
-                await finished(self._context.aclose())
+        await finished(self._close())
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,7 +198,11 @@ class Session:
             raise SessionClosedError(self.id)
 
     async def _check_not_receiving(self) -> None:
-        if self._receiving is not None and self._receiving() is not None:
+        for _ in range(_ROUNDS_TO_UNWIND):
+            if self._receiving is None or self._receiving() is None:
+                break
+            await asyncio.sleep(0)
+        else:
             raise AlreadyReceivingError(self.id)
         await self._abandon()  # nobody holds it any more: the loop that iterated it was left
 
@@ -173,11 +211,20 @@ class Session:
         if left is not None:
             await left.aclose()
 
+    async def _close(self) -> None:
+        try:
+            async with self._lock:
+                await self._abandon()
+                await self._record_close()
+        finally:
+            await self._context.aclose()
+
     async def _record_close(self) -> None:
         """That it was closed, if anything happened since it was opened."""
         journal = self._context.journal
         if journal.fold.version > self._opened_at:
-            with contextlib.suppress(WrongVersionError):  # another writer has it open
+            # Another writer has it open, or it was deleted: then there is nothing to say.
+            with contextlib.suppress(WrongVersionError, SessionDeletedError):
                 await journal.record(SessionClosed())
 
 
@@ -199,6 +246,7 @@ class Receiving:
             self._parts = await self._session._begin(self)  # noqa: SLF001 - two halves of one thing
         elif self._session._turn is not self._parts:  # noqa: SLF001
             raise SessionClosedError(self._session.id)
+        self._check_not_iterated()
         try:
             return await anext(self._parts)
         except BaseException:
@@ -207,7 +255,25 @@ class Receiving:
             raise
 
     async def aclose(self) -> None:
-        """Leave it: what there was of a running response is recorded."""
+        """Leave it: what there was of a running response is recorded. Raises `AlreadyReceivingError` while another task
+        iterates it.
+        """
         if self._parts is not None and not self._done:
+            self._check_not_iterated()
             self._done = True
             await self._session._abandon()  # noqa: SLF001
+
+    def _check_not_iterated(self) -> None:
+        if self._parts is not None and self._parts.ag_running:
+            raise AlreadyReceivingError(self._session.id)
+
+
+def _coming_back(now: SessionState, target: SessionState, *, strip: bool) -> tuple[Message, ...]:
+    """The messages of *target*, fit to be sent with the prompt of *now*. Raises `ThinkingBoundError`."""
+    entries = target.messages.entries
+    bound = changed_prefix(target.prompt, now.prompt, target.messages.raw) if target.prompt.model else ()
+    if not bound:
+        return entries
+    if not strip:
+        raise ThinkingBoundError(now.id, bound)
+    return tuple(without_thinking(entries))

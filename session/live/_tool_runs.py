@@ -67,8 +67,11 @@ class ToolRuns:
     async def _given_up(self, runs: Sequence[asyncio.Future[ToolResult]]) -> None:
         """Stop what still runs, and record that it was stopped."""
         unfinished = [run for run in runs if not run.done()]
-        for run in unfinished:
-            run.cancel()
+        for run in runs:
+            if run.done() and not run.cancelled():
+                run.exception()  # seen: who left does not want to know
+            else:
+                run.cancel()
         if unfinished:
             await finished(self._stopped(unfinished))
 

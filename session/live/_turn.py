@@ -51,7 +51,7 @@ async def turn(context: Context) -> AsyncGenerator[Received, None]:
                 yield part
         usage, answers = usage + answer.usage, answers + 1
         calls = [block for block in answer.blocks if block.tool_use_id]
-        if answer.stop_reason == _CALLS and calls:
+        if calls and (answer.stop_reason == _CALLS or answer.stop_reason in PAUSES):
             async with contextlib.aclosing(ToolRuns(context, calls).parts()) as results:
                 async for result in results:
                     yield result

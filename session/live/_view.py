@@ -2,7 +2,8 @@
 
 Almost always that is the history, byte for byte. Where `session.lint` finds something that the API would refuse, it is
 the view that repair makes of it. Only what is new since the last request is looked at, together with the exchange
-before it, so a request costs a look at each message's identity and no parsing of the old ones.
+before it, so a request costs a look at each message's identity and no parsing of the old ones. While a server tool is
+without its result, from there on: what the user says next leaves it behind.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from session import jsontext
+from session._history import SERVER_TOOL_USES
 from session.lint import lint, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from session.messages import Message
 
@@ -29,6 +31,7 @@ class RequestView:
         self._raw: list[bytes] = []
         self._calls: set[object] = set()  # ids of tools that were called, the server's too
         self._flaws_end: float = 0  # behind the newest message that is not sent as it is
+        self._waiting_from: float = math.inf  # where an exchange begins in which a server tool has no result yet
 
     @property
     def is_repaired(self) -> bool:
@@ -54,7 +57,7 @@ class RequestView:
 
     def _take(self, entries: Sequence[Message], known: int) -> bool:
         """Whether the messages from *known* on are as they should be, and so is what they may answer."""
-        start = _window_start(entries, known)
+        start = int(min(_window_start(entries, known), self._waiting_from))
         if start < self._flaws_end:
             return False
         window: list[dict[str, Any]] = [entry.parsed() for entry in entries[start:]]
@@ -62,12 +65,14 @@ class RequestView:
         if not self._calls.isdisjoint(new_calls) or lint([_ASK, *window] if start else window):
             return False
         self._calls.update(new_calls)
+        self._waiting_from = start if _waits_for_server(window) else math.inf
         return True
 
     def _repair(self, entries: Sequence[Message], results: Mapping[str, bytes], in_doubt: Collection[str]) -> None:
         messages = [entry.parsed() for entry in entries]
         planned = plan(messages, in_doubt=in_doubt)
         self._calls = set(_calls(messages))
+        self._waiting_from = 0 if _waits_for_server(messages) else math.inf
         self._flaws_end = _flaws_end(entries, [viewed.origin for viewed in planned.view])
         recorded = {
             addition.tool_use_id: jsontext.parse_or_show(results[addition.tool_use_id])
@@ -104,9 +109,18 @@ def _window_start(entries: Sequence[Message], known: int) -> int:
 
 
 def _calls(messages: Sequence[dict[str, Any]]) -> list[object]:
-    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-    blocks = (block for content in contents for block in content if isinstance(block, dict))
-    return [str(block.get("id")) for block in blocks if str(block.get("type")).endswith("tool_use")]
+    return [str(block.get("id")) for block in _blocks(messages) if str(block.get("type")).endswith("tool_use")]
+
+
+def _waits_for_server(messages: Sequence[dict[str, Any]]) -> bool:
+    asked = {str(block.get("id")) for block in _blocks(messages) if block.get("type") in SERVER_TOOL_USES}
+    return bool(asked) and not asked <= {str(block.get("tool_use_id")) for block in _blocks(messages)}
+
+
+def _blocks(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for message in messages:
+        content = message.get("content")
+        yield from (block for block in content if isinstance(block, dict)) if isinstance(content, list) else ()
 
 
 def _encoded(message: dict[str, Any], recorded: Mapping[str, Any]) -> bytes:

@@ -18,18 +18,31 @@ import msgspec
 from eventstore import (
     START,
     BlockingLmdbEventLog,
+    Checkpoint,
     CorruptEventError,
+    CorruptLogError,
     Deletion,
     Event,
     EventLog,
     EventStoreError,
+    EventTooLargeError,
     Expected,
+    Forked,
     ForkPointError,
     Head,
+    InvalidCursorError,
+    InvalidStreamNameError,
     LmdbEventLog,
+    LogInUseError,
+    LogNotFoundError,
+    NewerFormatError,
     NewEvent,
+    NotALogError,
     Page,
     Position,
+    ReadersFullError,
+    Record,
+    RestoreError,
     StreamDeletedError,
     StreamExistsError,
     StreamNotFoundError,
@@ -45,22 +58,42 @@ from session.storage.base import check_session_id, is_session_id
 from session.summary import SNAPSHOT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 
+    from eventstore.verify import Report
     from session.events import AnyEvent
 
 __all__ = [
+    "START",
     "Appended",
     "BlockingLmdbEventLog",
+    "Checkpoint",
     "CorruptEventError",
+    "CorruptLogError",
+    "Deletion",
+    "Event",
     "EventLog",
     "EventStoreError",
+    "EventTooLargeError",
+    "Forked",
     "Head",
+    "InvalidCursorError",
+    "InvalidStreamNameError",
+    "LogInUseError",
+    "LogNotFoundError",
+    "NewerFormatError",
+    "NotALogError",
     "Page",
+    "Position",
+    "ReadersFullError",
+    "Record",
+    "RestoreError",
     "SessionLog",
+    "StreamDeletedError",
     "WrongVersionError",
     "at_once",
     "blocking_side",
+    "check_log",
     "open_blocking",
     "open_log",
 ]
@@ -103,6 +136,8 @@ class SessionLog:
         """
         check_session_id(session_id)
         encoded = [_encode(event, meta) for event in events]
+        if expected is not None and expected < 0:  # the log would take some of them for "any"
+            raise ValueError(f"expected is a version, 0 or None, and not {expected}")
         wanted = Expected.EXISTS if expected is None else expected
         with _in_words_of_sessions():
             try:
@@ -148,7 +183,11 @@ class SessionLog:
 
     async def grow(self, fold: Fold, session_id: str, upto: int) -> None:
         """Add to *fold* the events behind its version, up to version *upto*. Raises `EventDataError`."""
-        async for page in self.pages(session_id, after=fold.version, upto=upto):
+        while fold.version < upto:
+            with _in_words_of_sessions():
+                page = await self.log.contents(session_id, after=fold.version, upto=upto, limit=PAGE_EVENTS)
+            if not page:
+                return
             for event in page:
                 fold.add(decode_event(event.type, event.data), event.time_ns // _NANOSECONDS)  # no call: a hot loop
 
@@ -158,13 +197,17 @@ class SessionLog:
         await self.grow(fold, session_id, upto)
         return fold
 
-    async def fork(self, parent: str, child: str, at: int, *, reason: str, meta: Meta) -> str:
-        """Make *child* a fork of *parent* at version *at*. Raises `SessionExistsError`, `PlaceNotFoundError`."""
+    async def fork(
+        self, parent: str, child: str, at: int, *, reason: str, meta: Meta, events: Sequence[AnyEvent] = ()
+    ) -> str:
+        """Make *child* a fork of *parent* at version *at*, *events* its first ones. Raises `SessionExistsError`,
+        `PlaceNotFoundError`.
+        """
         check_session_id(parent)
         check_session_id(child)
-        first = _encode(SessionForked(child, parent, at, reason), meta)
+        own = [_encode(event, meta) for event in (SessionForked(child, parent, at, reason), *events)]
         with _in_words_of_sessions():
-            await self.log.fork(parent, child, at=at, events=[first])
+            await self.log.fork(parent, child, at=at, events=own)
         return child
 
     async def delete(self, session_id: str, *, reason: str, actor: str) -> None:
@@ -173,13 +216,13 @@ class SessionLog:
         with contextlib.suppress(StreamNotFoundError):
             await self.log.delete(session_id, reason=reason, actor=actor)
 
-    async def delete_idle(self, head: Head, reason: str) -> bool:
-        """Delete the session if it is still at *head*; whether that was so."""
+    async def delete_idle(self, head: Head, *, reason: str, actor: str) -> bool:
+        """Delete the session if it is still at *head*; whether it was this *actor* that did."""
         try:
-            await self.log.delete(head.stream, expected=head.version, reason=reason)
+            tombstone = await self.log.delete(head.stream, expected=head.version, reason=reason, actor=actor)
         except WrongVersionError:
             return False
-        return True
+        return tombstone.actor == actor  # of who was first
 
     async def idle(self, since_ns: int) -> list[Head]:
         """The sessions whose newest event is older than *since_ns* (Unix nanoseconds)."""
@@ -200,6 +243,22 @@ class SessionLog:
         """The sessions with the newest activity. Streams that are no sessions are left out of the page."""
         page = await self.log.streams(limit=limit, cursor=cursor)
         return Page([head for head in page.items if is_session_id(head.stream)], page.cursor)
+
+    async def children(self, session_id: str) -> list[Head]:
+        """The living forks made directly of the session, oldest first."""
+        with _in_words_of_sessions():
+            return [head for head in await self.log.children(session_id) if is_session_id(head.stream)]
+
+    async def everything(self, types: Collection[str]) -> AsyncIterator[tuple[str, StoredEvent]]:
+        """Each event of these types in the whole log once, with the session it was appended to, in the order of the
+        log: in the past that forks share, under its first session. Raises `EventDataError`.
+        """
+        after = START
+        while records := await self.log.read_all(after=after, limit=PAGE_EVENTS):
+            for record in records:
+                if isinstance(record, Event) and record.type in types and is_session_id(record.stream):
+                    yield record.stream, _decode(record)
+            after = records[-1].position
 
     async def snapshot(self, session_id: str) -> tuple[int, bytes] | None:
         """Version and data of the snapshot of the session's summary."""
@@ -242,12 +301,25 @@ def open_log(given: LogPath | EventLog, durability: Durability, clock: Callable[
 
 
 def open_blocking(
-    given: LogPath | BlockingLmdbEventLog, durability: Durability, clock: Callable[[], int]
+    given: LogPath | BlockingLmdbEventLog, durability: Durability, clock: Callable[[], int], *, create: bool = True
 ) -> tuple[BlockingLmdbEventLog, bool]:
-    """As `open_log`, for a log without an event loop."""
+    """As `open_log`, for a log without an event loop. Raises `LogNotFoundError` if there is none and not *create*."""
     if isinstance(given, BlockingLmdbEventLog):
         return given, False
-    return BlockingLmdbEventLog(given, durability=durability, clock=clock), True
+    return BlockingLmdbEventLog(given, durability=durability, clock=clock, create=create), True
+
+
+def check_log(
+    path: LogPath,
+    *,
+    session_id: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """See `eventstore.verify.verify`: the whole log, or the lineage of one session, checked in a child process."""
+    from eventstore.verify import verify  # noqa: PLC0415 - few ask for it
+
+    return verify(path, stream=session_id, checkpoint=checkpoint, progress=progress)
 
 
 def blocking_side(log: EventLog) -> SessionLog | None:

@@ -14,7 +14,7 @@ from session.storage.events import EventSessionStorage
 if TYPE_CHECKING:
     import builtins
     import datetime as dt
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from session.state import SessionState, Turn
     from session.storage._listing import SummaryPage
     from session.storage._log import Appended, BlockingLmdbEventLog, Durability, LogPath
+    from session.storage._reading import NewestMessages
     from session.storage.events import Verified
+    from session.summary import Summary
 
 
 class BlockingEventSessionStorage:
     """`EventSessionStorage`, blocking: the same logic over a `BlockingLmdbEventLog`, in the caller's thread. Every
     method is the one of that class. Thread-safe.
 
-    With *path* the log is closed by `close` or `with`; a log that was given is left open.
+    With *path* the log is closed by `close` or `with`, and made if it is missing, unless *create* is False
+    (`LogNotFoundError`); a log that was given is left open.
     """
 
     def __init__(
@@ -39,12 +42,23 @@ class BlockingEventSessionStorage:
         *,
         durability: Durability = "disk",
         clock: Callable[[], int] = time.time_ns,
+        create: bool = True,
     ) -> None:
-        self._blocking_log, self._owned = open_blocking(path, durability, clock)
+        self._blocking_log, self._owned = open_blocking(path, durability, clock, create=create)
         self._sessions = EventSessionStorage.over(SessionLog(at_once(self._blocking_log), blocking=True), clock)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._blocking_log!r}>"
+
+    @property
+    def sessions(self) -> EventSessionStorage:
+        """The same storage as coroutines that never wait for a loop: `session.storage._now.run_now` runs them."""
+        return self._sessions
+
+    @property
+    def log(self) -> BlockingLmdbEventLog:
+        """The log it stands on."""
+        return self._blocking_log
 
     def save(self, state: SessionState, /, *, meta: Meta = NO_META) -> SessionState:
         """See `EventSessionStorage.save`."""
@@ -88,6 +102,10 @@ class BlockingEventSessionStorage:
         """See `EventSessionStorage.state_at`."""
         return run_now(self._sessions.state_at(session_id, at))
 
+    def newest_messages(self, session_id: str, count: int) -> NewestMessages:
+        """See `EventSessionStorage.newest_messages`."""
+        return run_now(self._sessions.newest_messages(session_id, count))
+
     def turns(self, session_id: str) -> builtins.list[Turn]:
         """See `EventSessionStorage.turns`."""
         return run_now(self._sessions.turns(session_id))
@@ -121,6 +139,14 @@ class BlockingEventSessionStorage:
     def summaries(self, limit: int = 50, cursor: bytes | None = None) -> SummaryPage:
         """See `EventSessionStorage.summaries`."""
         return run_now(self._sessions.summaries(limit, cursor))
+
+    def family(self, session_id: str) -> tuple[builtins.list[Summary], dict[str, str]]:
+        """See `EventSessionStorage.family`."""
+        return run_now(self._sessions.family(session_id))
+
+    def everything(self, types: Collection[str]) -> Iterator[tuple[str, StoredEvent]]:
+        """See `EventSessionStorage.everything`."""
+        return iterate_now(self._sessions.everything(types))
 
     def update_metadata(
         self,

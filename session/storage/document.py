@@ -11,13 +11,10 @@
 from __future__ import annotations
 
 import base64
-import json
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from session import jsontext
-from session.errors import InvalidMetadataError, SessionFileError, UnreadableJsonError
+from session import jsontext, metadata
+from session.errors import InvalidStateError, SessionFileError, UnreadableJsonError
 from session.messages import Message, Messages
 from session.state import SessionState
 from session.usage import Usage
@@ -31,14 +28,16 @@ _WRAPPED_TYPE: Final = "unreadable"
 
 
 def to_document(state: SessionState) -> bytes:
-    """The document of *state*. Raises `InvalidMetadataError` for metadata that is no JSON object."""
+    """The document of *state*, from which `from_document` gives it back. Raises `InvalidMetadataError`, and
+    `InvalidStateError` for numbers that JSON would not bring back.
+    """
     members = {
         "id": jsontext.encode(state.id),
-        "messages": b"[" + b",".join(map(_spliced, state.messages.entries)) + b"]",
-        "usage": jsontext.encode(state.usage.to_dict()),
-        "metadata": encoded_metadata(state),
-        "createdAt": jsontext.encode(state.created_at),
-        "updatedAt": jsontext.encode(state.updated_at),
+        "messages": b"[" + b",".join(map(spliced, state.messages.entries)) + b"]",
+        "usage": _encoded("usage", state.usage.to_dict()),
+        "metadata": metadata.plain_object(state.metadata),
+        "createdAt": _encoded("created_at", state.created_at),
+        "updatedAt": _encoded("updated_at", state.updated_at),
     }
     if state.parent_id is not None:
         members["parentId"] = jsontext.encode(state.parent_id)
@@ -58,29 +57,19 @@ def from_document(document: bytes, session_id: str, source: str) -> SessionState
 
 
 def kept(state: SessionState) -> SessionState:
-    """What a document would keep of *state*, without making one. Shares the messages, copies the metadata. Raises
-    `InvalidMetadataError`.
+    """What a document would keep of *state*, without making one. Shares the messages, copies the metadata. Raises as
+    `to_document` does.
     """
+    _encoded("usage", state.usage.to_dict())
     return SessionState(
         id=state.id,
         messages=Messages(state.messages),
         usage=state.usage,
-        metadata=jsontext.parse(encoded_metadata(state)),
+        metadata=jsontext.parse(metadata.plain_object(state.metadata)),
         created_at=state.created_at,
         updated_at=state.updated_at,
         parent_id=state.parent_id,
     )
-
-
-def encoded_metadata(state: SessionState) -> bytes:
-    """The metadata as a JSON object. Raises `InvalidMetadataError`."""
-    for key in state.metadata:
-        if not isinstance(key, str):
-            raise InvalidMetadataError(f"a key is a string, not {type(key).__name__}")
-    try:
-        return jsontext.encode(state.metadata)
-    except (TypeError, ValueError) as error:
-        raise InvalidMetadataError(str(error)) from error
 
 
 def _read(document: bytes, session_id: str) -> SessionState:
@@ -94,13 +83,23 @@ def _read(document: bytes, session_id: str) -> SessionState:
         raise ValueError(f"it holds the session {found!r}")
     return SessionState(
         id=session_id,
-        messages=Messages(Message.of(_unspliced(raw)) for raw in jsontext.items(members["messages"])),
+        messages=Messages(Message.of(unspliced(raw)) for raw in jsontext.items(members["messages"])),
         usage=Usage.from_dict(_object(members, "usage")),
         metadata=_object(members, "metadata"),
         created_at=_milliseconds(members, "createdAt"),
         updated_at=_milliseconds(members, "updatedAt"),
         parent_id=_parent_id(members),
     )
+
+
+def _encoded(field: str, value: object) -> bytes:
+    try:
+        text = jsontext.encode(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidStateError(field, str(error)) from error
+    if not jsontext.is_plain(text):
+        raise InvalidStateError(field, "it is no JSON to every parser")
+    return text
 
 
 def _object(members: Mapping[str, bytes], key: str) -> dict[str, Any]:
@@ -125,14 +124,16 @@ def _parent_id(members: Mapping[str, bytes]) -> str | None:
     return parent_id
 
 
-def _spliced(message: Message) -> bytes:
+def spliced(message: Message) -> bytes:
+    """*message* as JSON that any parser takes: its own bytes, or what stands for them (rule 3)."""
     raw = message.raw
-    if raw == raw.strip(_BLANK) and _is_plain_json(raw) and not _is_wrapped(raw):
+    if raw == raw.strip(_BLANK) and jsontext.is_plain(raw) and not _is_wrapped(raw):
         return raw
     return jsontext.encode({"type": _WRAPPED_TYPE, "base64": base64.b64encode(raw).decode()})
 
 
-def _unspliced(raw: bytes) -> bytes:
+def unspliced(raw: bytes) -> bytes:
+    """Inverse of `spliced`."""
     if not _is_wrapped(raw):
         return raw
     try:
@@ -146,19 +147,3 @@ def _is_wrapped(raw: bytes) -> bool:
         return False
     value = jsontext.parse_or_show(raw)
     return isinstance(value, dict) and value.keys() == _WRAPPED and value["type"] == _WRAPPED_TYPE
-
-
-def _is_plain_json(raw: bytes) -> bool:
-    """By the letter of RFC 8259, which has no NaN, and not nested beyond what parsers take."""
-    try:
-        msgspec.json.decode(raw)
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        try:
-            json.loads(raw.decode(), parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return False
-    return True
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from session import jsontext
-from session.errors import InvalidMetadataError, SessionAlteredError, SessionDeletedError
+from session import jsontext, metadata
+from session.errors import (
+    EventDataError,
+    InvalidMetadataError,
+    InvalidStateError,
+    SessionAlteredError,
+    SessionDeletedError,
+)
 from session.events import NO_META, Meta, MetadataUpdated
 from session.fold import Fold
 from session.places import HEAD, needs_facts, parse_at, resolve
@@ -20,11 +27,12 @@ from session.state import SessionState
 from session.storage._listing import SNAPSHOT_EVENTS, renew_snapshot, summaries
 from session.storage._log import SessionLog, blocking_side, open_log
 from session.storage._now import run_now
+from session.storage._reading import family, newest_messages
 from session.storage.base import check_session_id, new_session_id
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
     from session.state import Turn
     from session.storage._listing import SummaryPage
     from session.storage._log import Appended, Durability, EventLog, LogPath
+    from session.storage._reading import NewestMessages
+    from session.summary import Summary
 
 T = TypeVar("T")
 
@@ -99,12 +109,16 @@ class EventSessionStorage:
 
         The longest common prefix of messages stays, an edited history becomes `history_rewound` and what follows. If
         there is nothing to append, nothing is checked or written. Otherwise raises `WrongVersionError` if the stored
-        session is no longer at `state.version` (0: it does not exist), `SessionDeletedError`, `InvalidMetadataError`.
+        session is no longer at `state.version` (0: it does not exist), `SessionDeletedError`, `InvalidMetadataError`,
+        `InvalidStateError`.
         """
         stored, events = await self._beside_the_loop(lambda log: _plan(log, state))
         if stored is not None and not events:
             return stored
-        appended = await self.append(state.id, events, expected=state.version, meta=meta)
+        try:
+            appended = await self.append(state.id, events, expected=state.version, meta=meta)
+        except EventDataError as error:  # a cost or a time beyond 64 bits
+            raise InvalidStateError(error.event_type, error.reason) from error
         return _after(stored or SessionState(id=state.id), events, appended.recorded_at)
 
     async def load(self, session_id: str, /) -> SessionState | None:
@@ -172,6 +186,12 @@ class EventSessionStorage:
         """The session as it was at *at*. In the part that a fork shares with its parent, that is the parent's state."""
         return await self._beside_the_loop(lambda log: _state_at(log, session_id, parse_at(at)))
 
+    async def newest_messages(self, session_id: str, count: int) -> NewestMessages:
+        """The newest *count* messages, at any length of the history: no more is read than it takes to know them, unless
+        a rewind or a compaction is among the newest events.
+        """
+        return await self._beside_the_loop(lambda log: newest_messages(log, session_id, count))
+
     async def turns(self, session_id: str) -> builtins.list[Turn]:
         """The turns of the session, first to last."""
         state = await self.state_at(session_id, HEAD)
@@ -197,13 +217,15 @@ class EventSessionStorage:
         at: int | str | At = HEAD,
         reason: str = "",
         meta: Meta = NO_META,
+        events: Sequence[AnyEvent] = (),
     ) -> str:
         """Make a new session that shares the events of *session_id* up to *at*, and return its id. Nothing is copied;
-        neither sees what the other does from then on. Raises `SessionExistsError`.
+        neither sees what the other does from then on. *events* are its first ones, durable with it. Raises
+        `SessionExistsError`.
         """
         child = new_session_id() if new_id is None else check_session_id(new_id)
         version = await self.version_at(session_id, at)
-        return await self._log.fork(session_id, child, version, reason=reason, meta=meta)
+        return await self._log.fork(session_id, child, version, reason=reason, meta=meta, events=events)
 
     async def fork_many(
         self, session_id: str, n: int, *, at: int | str | At = HEAD, reason: str = "", meta: Meta = NO_META
@@ -234,6 +256,19 @@ class EventSessionStorage:
         """
         return await self._beside_the_loop(lambda log: summaries(log, limit, cursor))
 
+    async def family(self, session_id: str) -> tuple[builtins.list[Summary], dict[str, str]]:
+        """The sessions that are related to it by forks, its topmost living ancestor first, parents before their forks;
+        and those that cannot be read, with the reason.
+        """
+        return await self._beside_the_loop(lambda log: family(log, session_id))
+
+    async def everything(self, types: Collection[str]) -> AsyncGenerator[tuple[str, StoredEvent], None]:
+        """Each event of these types in the whole store once, with the session it was appended to, oldest first. Raises
+        `EventDataError`.
+        """
+        async for session_id, event in self._log.everything(types):
+            yield session_id, event
+
     async def update_metadata(
         self,
         session_id: str,
@@ -251,11 +286,13 @@ class EventSessionStorage:
 
     async def cleanup(self, older_than: dt.timedelta | dt.datetime, *, reason: str = "cleanup") -> builtins.list[str]:
         """Delete the sessions in which nothing has happened for *older_than*, or since that (aware) time, and return
-        their ids. One that becomes active meanwhile stays. Forks keep what they share with a deleted parent.
+        their ids. One that becomes active meanwhile stays. Forks keep what they share with a deleted parent. Of several
+        cleanups at once each returns what it deleted itself; a tombstone's actor, `cleanup-...`, says which one did.
         """
+        actor = f"cleanup-{secrets.token_hex(8)}"
         limit_ns = _limit_ns(older_than, self._clock())
         heads = await self._beside_the_loop(lambda log: log.idle(limit_ns))
-        gone = await self._log.together([self._log.delete_idle(head, reason) for head in heads])
+        gone = await self._log.together([self._log.delete_idle(head, reason=reason, actor=actor) for head in heads])
         return [head.stream for head, deleted in zip(heads, gone, strict=True) if deleted]
 
     # --- lifetime -----------------------------------------------------------------------------------------------------
@@ -325,16 +362,18 @@ async def _verify(log: SessionLog, session_id: str, expect: bytes | None) -> Ver
 
 
 def _metadata(values: Mapping[str, Any], remove: Iterable[str]) -> MetadataUpdated:
-    if not all(isinstance(key, str) for key in values):
+    if isinstance(remove, str):
+        raise InvalidMetadataError("`remove` takes a list of keys, not a string, which would be one of letters")
+    removed = list(remove)
+    if not all(isinstance(key, str) for key in removed):
         raise InvalidMetadataError("a key is a string")
-    try:
-        return MetadataUpdated(jsontext.encode(values), jsontext.encode(list(remove)))
-    except (TypeError, ValueError) as error:
-        raise InvalidMetadataError(str(error)) from error
+    return MetadataUpdated(jsontext.joined_members(metadata.texts(values)), jsontext.encode(removed))
 
 
 def _limit_ns(older_than: dt.timedelta | dt.datetime, now_ns: int) -> int:
     if isinstance(older_than, dt.timedelta):
+        if older_than < dt.timedelta(0):
+            raise ValueError(f"older_than is an age, and not {older_than}: every session would be deleted")
         return now_ns - older_than // dt.timedelta(microseconds=1) * 1_000
     if older_than.tzinfo is None:
         raise ValueError("older_than needs a time zone")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from session.testing.rules import ApiError, check_request
+from session.testing.rules import ApiError, check_body, check_request
 from session.testing.script import Cut, Delay, Exact, Failure, Reply, StreamError, calls, says, thinks
 from session.testing.thinking import ThinkingLedger, prefix_digest
 
@@ -27,6 +27,7 @@ __all__ = [
     "StreamError",
     "ThinkingLedger",
     "calls",
+    "check_body",
     "check_request",
     "prefix_digest",
     "says",

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NO_JSON: Final = "The request body is not valid JSON"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _NAME_LENGTH: Final = 200
 _MESSAGE_FIELDS: Final = {
@@ -50,6 +52,21 @@ class Turn(NamedTuple):
 
     role: str
     blocks: list[Place]
+
+
+def check_json(body: Any) -> None:  # noqa: ANN401 - any JSON
+    """No NaN, no infinity and no half of a surrogate pair, which Python's parser takes and the API's does not."""
+    waiting = [body]
+    for value in waiting:  # grows meanwhile
+        match value:
+            case float() if value - value != 0:  # so of NaN and the infinities only
+                refuse(f"{NO_JSON}: unexpected character")
+            case str() if _SURROGATE.search(value):
+                refuse(f"{NO_JSON}: no low surrogate in string")
+            case dict():
+                waiting += [*value.keys(), *value.values()]
+            case list():
+                waiting += value
 
 
 def check_messages(messages: Any, *, system_allowed: bool, prefill_allowed: bool) -> None:  # noqa: ANN401 - any JSON
@@ -175,6 +192,11 @@ def _check_result_content(place: str, block: dict[str, Any]) -> None:
         refuse(f"{place}.content: Input should be a valid list")
     for index, inner in enumerate(content if isinstance(content, list) else []):
         _check_block(f"{place}.content.{index}", inner)
+    if block.get("is_error") is True:
+        if not content:
+            refuse(f"{place}: content cannot be empty if `is_error` is true")
+        if any(inner["type"] != "text" for inner in content if isinstance(inner, dict)):
+            refuse(f"{place}: all content must be type `text` if `is_error` is true")
 
 
 def _required(place: str, block: dict[str, Any], field: str) -> Any:  # noqa: ANN401 - any JSON

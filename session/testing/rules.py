@@ -14,13 +14,16 @@ Where the texts are from (looked up 2026-11-22); where the API was never quoted,
   ProfSynapse/nexus#17 (`max_tokens` and the budget), the extended thinking notebook of Anthropic's cookbook (budget,
   temperature), many public reports of "thinking.signature: Field required", "The final block in an assistant message
   cannot be `thinking`" and "must start with a thinking block".
+- Results with `is_error`: many public reports of both refusals ("content cannot be empty", "must be type `text`").
 - System messages: what the API answered on 2026-10-06 to each wrong place, recorded in a public test.
 - Server tools: Anthropic's documentation of tool use (copy of October 2026).
+- JSON: anthropics/claude-code#60394 (surrogates; NaN follows the form).
 - Fields: tickernelz/opencode-mem#50 (max_tokens); the others from the errors that programs quote in their comments.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,7 +31,7 @@ from typing import Any, Final
 from session.testing import _message_rules as rules
 from session.testing._message_rules import Refused, refuse
 
-__all__ = ["ApiError", "check_request"]
+__all__ = ["ApiError", "check_body", "check_request"]
 
 _FIELDS: Final = frozenset(
     {
@@ -109,6 +112,7 @@ def check_request(body: Any) -> ApiError | None:  # noqa: ANN401 - any JSON
     "continue") brings new messages only, so their conversation is not judged.
     """
     try:
+        rules.check_json(body)
         _check_parameters(body)
         _check_system(body.get("system"))
         _check_tools(body)
@@ -118,6 +122,16 @@ def check_request(body: Any) -> ApiError | None:  # noqa: ANN401 - any JSON
     except Refused as refused:
         return ApiError(str(refused))
     return None
+
+
+def check_body(raw: bytes) -> ApiError | None:
+    """As `check_request`, for the body as it arrives: bytes that are not strict JSON in UTF-8 are refused too."""
+    try:
+        return check_request(json.loads(raw.decode()))
+    except UnicodeDecodeError:
+        return ApiError(f"{rules.NO_JSON}: invalid UTF-8")
+    except (ValueError, RecursionError) as error:
+        return ApiError(f"{rules.NO_JSON}: {error}")
 
 
 def _check_all_messages(body: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from session.errors import InvalidMetadataError, InvalidSessionIdError
+from session.errors import InvalidMetadataError, InvalidSessionIdError, InvalidStateError
 from session.state import SessionState
 from session.storage import check_session_id, new_session_id
 from session.testing._event_claims import EventClaims
@@ -135,11 +135,25 @@ class SessionStorageContract(EventClaims):
 
     @claim
     async def test_metadata_that_is_no_json_is_refused_and_nothing_is_written(self, storage: SessionStorage) -> None:
-        bad: tuple[dict[Any, Any], ...] = ({"a": object()}, {1: "a"}, {"a": {1, 2}}, {"a": b"bytes"})
-        for metadata in bad:
-            with pytest.raises(InvalidMetadataError):
-                await storage.save(SessionState(id="sess_bad", metadata=metadata))
-        assert await storage.load("sess_bad") is None
+        deep: list[Any] = []
+        for _ in range(5_000):
+            deep = [deep]
+        no_json: tuple[dict[Any, Any], ...] = ({"a": object()}, {1: "a"}, {"a": {1, 2}}, {"a": b"bytes"})
+        await _refuses(storage, (*no_json, {"a": deep}, {"a": 10**5_000}))
+
+    @only_if("last_writer_wins")
+    @claim
+    async def test_metadata_that_some_parsers_refuse_is_refused(self, storage: SessionStorage) -> None:
+        bad = ({"a": float("nan")}, {"a": [{"b": float("inf")}]}, {"a": {"b": float("-inf")}})
+        await _refuses(storage, bad)
+
+    @claim
+    async def test_usage_beyond_counting_is_refused_and_what_was_there_stays(self, storage: SessionStorage) -> None:
+        state = await saved(storage, rich_state("sess_rich"))
+        for path, count in (("input_tokens", 10**5_000), ("a/" * 5_000 + "b", 1)):
+            with pytest.raises(InvalidStateError, match="nothing was written"):
+                await storage.save(state.replace(usage=Usage(((path, count),)), messages=[]))
+        check_same(await storage.load("sess_rich"), rich_state("sess_rich"))
 
     @only_if("persistent")
     def test_sessions_outlive_the_storage(self) -> None:
@@ -252,6 +266,13 @@ class SessionStorageContract(EventClaims):
         loaded = await storage.load("sess_a")
         assert loaded is not None
         assert (loaded.messages, loaded.version) == (short.messages, 0)
+
+
+async def _refuses(storage: SessionStorage, bad: tuple[dict[Any, Any], ...]) -> None:
+    for metadata in bad:
+        with pytest.raises(InvalidMetadataError, match="nothing was written"):
+            await storage.save(SessionState(id="sess_bad", metadata=metadata))
+    assert await storage.load("sess_bad") is None
 
 
 def _files_outside(directory: Path) -> list[str]:

@@ -50,7 +50,8 @@ def folded(*events: AnyEvent, start: SessionState | None = None) -> SessionState
 
 def called(*names: str, request_id: str = "r1", **facts: Any) -> ResponseReceived:
     content = b"[" + b",".join(CALL[name] for name in names) + b"]"
-    return ResponseReceived(request_id, content=content, tool_uses=names, stop_reason="tool_use", **facts)
+    facts = {"stop_reason": "tool_use", **facts}
+    return ResponseReceived(request_id, content=content, tool_uses=names, **facts)
 
 
 def answered(request_id: str = "r1", message_id: str = "", stop_reason: str = "end_turn") -> ResponseReceived:

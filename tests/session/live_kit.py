@@ -10,6 +10,7 @@ from anthropic import beta_async_tool, beta_tool
 
 from eventstore import MemoryEventLog
 from session.storage import EventSessionStorage
+from session.testing import Exact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -50,6 +51,19 @@ async def events_of(storage: EventSessionStorage, session_id: str) -> list[AnyEv
 
 async def types_of(storage: EventSessionStorage, session_id: str, *, after: int = 0) -> list[str]:
     return [stored.type async for stored in storage.events(session_id, after=after)]
+
+
+def streamed(*blocks: str, usage: str = '{"input_tokens":9,"output_tokens":1}') -> Exact:
+    """A stream of exactly these blocks, each in one piece."""
+    message = f'"id":"msg_1","type":"message","role":"assistant","model":"{MODEL}","content":[],"usage":{usage}'
+    events = [f'{{"type":"message_start","message":{{{message}}}}}']
+    for index, block in enumerate(blocks):
+        events += [
+            f'{{"type":"content_block_start","index":{index},"content_block":{block}}}',
+            f'{{"type":"content_block_stop","index":{index}}}',
+        ]
+    events += ['{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}', '{"type":"message_stop"}']
+    return Exact(body=b"".join(f"data: {event}\n\n".encode() for event in events))
 
 
 def kinds(parts: Iterable[Received]) -> list[str]:

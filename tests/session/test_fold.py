@@ -275,6 +275,20 @@ def test_a_rewind_leaves_no_late_outcome_that_would_add_a_message() -> None:
     assert len(folded(HistoryRewound(2), start=late).messages) == 2
 
 
+def test_a_rewind_takes_the_tools_with_it_that_the_dropped_messages_called() -> None:
+    running = (ToolStarted("a"), RequestSent("r2", 1), BlockReceived("r2", 0, CALL["b"], "b"), ToolStarted("b"))
+    events = (ASK, answered(), AGAIN, called("a"), *running, ToolStarted("c"))
+    assert [run.tool_use_id for run in folded(*events).in_doubt] == ["a", "b", "c"]
+    assert [run.tool_use_id for run in folded(*events, HistoryRewound(4)).in_doubt] == ["a", "c"]
+    for went_on in ((), (AGAIN, answered("r3"))):
+        assert [run.tool_use_id for run in folded(*events, *went_on, HistoryRewound(2)).in_doubt] == ["c"]
+
+
+def test_a_refused_turn_takes_its_tools_with_it() -> None:
+    events = (ASK, called("a"), ToolStarted("a"), RequestSent("r2", 2), ToolStarted("b"))
+    assert folded(*events, called("b", request_id="r2", stop_reason="refusal")).in_doubt == ()
+
+
 @pytest.mark.parametrize("kept", [2, 3, 10**9])
 def test_a_rewind_to_what_there_is_only_drops_the_running_response(kept: int) -> None:
     state = folded(ASK, answered(), RequestSent("r2", 2), HistoryRewound(kept))

@@ -129,11 +129,13 @@ async def check_results_are_sent(storage: EventSessionStorage, chat: Session, ap
 
 
 @pytest.mark.parametrize(
-    "first_way", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+    ("first_way", "apart"),
+    [(0, 4), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in range(len(_WAYS)))],
 )
 @in_loop
-async def test_a_turn_cancelled_at_any_wait_leaves_a_session_that_goes_on(first_way: int) -> None:
-    for n in itertools.count(1):
+async def test_a_turn_cancelled_at_any_wait_leaves_a_session_that_goes_on(first_way: int, apart: int) -> None:
+    """Each wait in each way of going on; by default every fourth wait, one way after the other."""
+    for n in itertools.count(1, apart):
         api, storage = scripted(), in_memory()
         async with api.async_client() as client:
             chat = await create_session(model=MODEL, **options(client, storage))
@@ -157,7 +159,7 @@ async def test_a_turn_cancelled_at_any_wait_leaves_a_session_that_goes_on(first_
 
 @in_loop
 async def test_a_turn_cancelled_again_at_every_further_wait_is_as_whole() -> None:
-    for n in itertools.count(1, 3):
+    for n in itertools.count(1, 7):
         api, storage = scripted(), in_memory()
         async with api.async_client() as client:
             chat = await create_session(model=MODEL, **options(client, storage))
@@ -173,7 +175,7 @@ async def test_a_turn_cancelled_again_at_every_further_wait_is_as_whole() -> Non
 
 @in_loop
 async def test_over_a_plain_storage_a_cancelled_turn_keeps_what_was_saved() -> None:
-    for n in itertools.count(1, 5):
+    for n in itertools.count(1, 8):
         api, storage = scripted(), MemorySessionStorage()
         async with api.async_client() as client:
             chat = await create_session(model=MODEL, **options(client, storage))

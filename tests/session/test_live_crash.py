@@ -109,7 +109,7 @@ def scripted() -> ScriptedApi:
     return ScriptedApi(lambda body, number: msgspec.structs.replace(model(body, number), delay=delay))
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(120, marks=pytest.mark.slow)])
 @in_loop
 async def test_killed_at_any_point_a_session_has_what_was_acknowledged_and_goes_on(
     kills: int, clients: Clients, tmp_path: Path

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from anthropic import BadRequestError
 
+from session.events import BlockReceived
 from session.live import create_session, resume_session
 from session.storage import EventSessionStorage
 from session.testing import Reply, ScriptedApi, calls, says, thinks, tool_using_model
-from tests.session.live_kit import MODEL, add, in_loop, in_memory, multiply, shown, talk
+from tests.session.live_kit import MODEL, add, events_of, in_loop, in_memory, multiply, shown, streamed, talk
 
 REPOSITORY = Path(__file__).parents[2]
 
 ODD_BLOCKS = [
-    '{"type":"text","text":"1.10 and \\ud83d alone","citations":null}',
-    '{"type":"from_the_future","b":1.10,"a":1e400,"big":'
-    + "9" * 400
+    '{"type":"text","text":"1.10 and 😀","citations":null}',
+    '{"type":"from_the_future","b":1.10,"a":1e300,"big":'
+    + "9" * 300
     + ',"null":null,"deep":'
     + "[" * 90
     + "]" * 90
@@ -30,7 +31,7 @@ ODD_BLOCKS = [
     '{"type":"redacted_thinking","data":"AbC+/=="}',
     '{"text":"key order","type":"text"}',
 ]
-ODD_INPUT = '{"b": 1.10, "a":-0.0,"b":2E+2,"\\u00e9":"\\ud800"}'
+ODD_INPUT = '{"b": 1.10, "a":-0.0,"b":2E+2,"\\u00e9":"\\ud83d\\ude00"}'
 
 
 @pytest.mark.parametrize("delta_chars", [1, 7, 1000])
@@ -71,7 +72,7 @@ async def test_signatures_and_redacted_thinking_survive_and_the_api_accepts_them
 
 @in_loop
 async def test_odd_bytes_of_the_caller_are_sent_as_they_are() -> None:
-    exact = b'{"content":[{"text":"\\ud800 1.10","type":"text","n":1.10,"n":' + b"7" * 300 + b'}],"role":"user"}'
+    exact = b'{"content":[{"text":"\\ud83d\\ude00","type":"text","n":1.10,"n":' + b"7" * 300 + b'}],"role":"user"}'
     api = ScriptedApi(["One.", "Two."])
     async with (
         api.async_client() as client,
@@ -81,6 +82,40 @@ async def test_odd_bytes_of_the_caller_are_sent_as_they_are() -> None:
         await talk(chat, "More")
     assert exact in api.calls[0].body
     assert exact in api.calls[1].body
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ['{"type":"text","text":"half: \\ud83d"}', '{"type":"x","n":1e400}', '{"type":"x","n":' + "7" * 5_000 + "}"],
+)
+@pytest.mark.parametrize("looked_at", [False, True])
+@in_loop
+async def test_what_no_request_can_carry_stays_in_the_log_and_out_of_the_requests(odd: str, *, looked_at: bool) -> None:
+    async def looking(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    api, storage = ScriptedApi([streamed('{"type":"text","text":"One."}', odd), "Two.", "Three."]), in_memory()
+    async with api.async_client(middleware=[looking] if looked_at else []) as client:
+        chat = await create_session(model=MODEL, session_storage=storage, client=client)
+        await talk(chat, "Go")
+        await talk(chat, "On")
+        await talk(await resume_session(chat.id, session_storage=storage, client=client), "More")
+        assert [call.error for call in api.calls] == [None] * 3
+        blocks = [event.block for event in await events_of(storage, chat.id) if isinstance(event, BlockReceived)]
+        assert blocks[1] == odd.encode()
+
+
+@in_loop
+async def test_a_tool_is_not_run_with_an_input_that_could_not_be_sent_back() -> None:
+    inputs = ['{"a":1,"b":"\\ud83d"}', "[1]", '{"a":', '{"a":1e400,"b":2}']
+    uses: list[Any] = [calls("add", text, f"toolu_{number}") for number, text in enumerate(inputs)]
+    api, storage = ScriptedApi([Reply(content=uses, stop_reason="tool_use"), "Two.", "Three."]), in_memory()
+    async with api.async_client() as client:
+        chat = await create_session(model=MODEL, tools=[add], session_storage=storage, client=client)
+        results = [part for part in await talk(chat, "Go") if part.type == "tool_result"]
+        assert [(part.is_error, "no valid JSON" in part.content) for part in results] == [(True, True)] * 4
+        await talk(await resume_session(chat.id, session_storage=storage, client=client), "More")
+    assert [call.error for call in api.calls] == [None] * 3
 
 
 # --- forks ------------------------------------------------------------------------------------------------------------
@@ -93,9 +128,12 @@ from session.storage import EventSessionStorage
 from tests.session.live_kit import add, multiply, talk
 
 async def main(path, session_id, port, head):
-    async with AsyncAnthropic(api_key="none", base_url=f"http://127.0.0.1:{port}", max_retries=0) as client:
+    async with (
+        AsyncAnthropic(api_key="none", base_url=f"http://127.0.0.1:{port}", max_retries=0) as client,
+        EventSessionStorage(path, durability="os") as storage,
+    ):
         for version in range(int(head) + 1):
-            async with EventSessionStorage(path) as storage, fork_session(
+            async with fork_session(
                 session_id, at=version, tools=[add, multiply], session_storage=storage, client=client, max_turns=1
             ) as fork:
                 await talk(fork, None if fork.pending else "Another way")
@@ -107,7 +145,7 @@ asyncio.run(main(*sys.argv[1:]))
 @in_loop
 async def test_a_fork_at_every_version_from_another_process_begins_as_its_parent_did(tmp_path: Path) -> None:
     path, api = tmp_path / "log", ScriptedApi(tool_using_model(rounds=2, parallel=2))
-    async with api.async_client() as client, EventSessionStorage(path) as storage:
+    async with api.async_client() as client, EventSessionStorage(path, durability="os") as storage:
         options: dict[str, Any] = {"tools": [add, multiply], "session_storage": storage, "client": client}
         async with create_session(model=MODEL, system="Be brief.", **options) as chat:
             await talk(chat, "First")

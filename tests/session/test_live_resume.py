@@ -12,6 +12,8 @@ from anthropic import beta_async_tool
 
 from session.errors import (
     AnswerKeptInForkError,
+    InvalidMessageError,
+    InvalidMetadataError,
     InvalidPlaceError,
     NoModelError,
     PlaceNotFoundError,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from session.storage import SessionStorage
+
+IMAGE: dict[str, Any] = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------
@@ -190,6 +194,34 @@ async def test_a_history_from_elsewhere_is_repaired_in_the_middle_too_and_the_sa
     assert [call.status for call in api.calls] == [200, 200]
     assert api.calls[1].body.startswith(api.calls[0].body.removesuffix(b"]}"))
     assert (await storage.state_at("elsewhere", 6)).messages == broken
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        ("", "The tool failed without saying why."),
+        ([], "The tool failed without saying why."),
+        (None, "The tool failed without saying why."),
+        ([IMAGE], "The tool failed without saying why."),
+        ([says("No."), IMAGE], [says("No.")]),
+    ],
+)
+@in_loop
+async def test_failed_results_that_the_api_would_refuse_are_sent_as_it_takes_them(content: Any, sent: Any) -> None:
+    """Those of other programs in the view of the history; a new one is refused before it is stored."""
+    failed = {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True, "content": content}
+    call = calls("add", {}, "toolu_1")
+    history: list[dict[str, Any]] = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": [call]}]
+    api, storage = ScriptedApi(["Well."]), in_memory()
+    await storage.save(SessionState.new("sess_a", messages=[*history, {"role": "user", "content": [failed]}]))
+    await storage.save(SessionState.new("sess_b", messages=history))
+    async with api.async_client() as client:
+        chat = await resume_session("sess_a", model=MODEL, session_storage=storage, client=client)
+        assert shown(await talk(chat)) == "Well."
+        assert api.calls[0].json["messages"][-1]["content"] == [{**failed, "content": sent}]
+        other = await resume_session("sess_b", model=MODEL, session_storage=storage, client=client)
+        with pytest.raises(InvalidMessageError, match="tool that failed"):
+            await other.send([failed])
 
 
 @in_loop
@@ -355,6 +387,65 @@ async def test_a_rewind_sets_aside_what_came_later() -> None:
         with pytest.raises(PlaceNotFoundError):
             await chat.rewind("turn:99")
     assert api.calls[2].body.startswith(api.calls[0].body.removesuffix(b"]}"))
+
+
+@in_loop
+async def test_a_rewind_brings_thinking_back_only_behind_the_prompt_it_was_produced_behind() -> None:
+    api, storage = ScriptedApi([Reply(content=[thinks("Hm."), says("One.")]), "Two.", "Three."]), in_memory()
+    async with api.async_client() as client:
+        options: dict[str, Any] = {"session_storage": storage, "client": client}
+        async with create_session(model=MODEL, system="A", **options) as chat:
+            await talk(chat, "Go")
+        async with resume_session(chat.id, system="B", strip_thinking=True, **options) as again:
+            await talk(again, "More")
+            before = again.state
+            with pytest.raises(ThinkingBoundError, match="Nothing was written"):
+                await again.rewind("turn:1")
+            assert again.state == before
+            await again.rewind("turn:1", strip_thinking=True)
+            assert again.state.messages == [
+                {"role": "user", "content": "Go"},
+                {"role": "assistant", "content": [says("One.")]},
+            ]
+            await talk(again, "Then")
+    assert [call.error for call in api.calls] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", ["events", "states"])
+@in_loop
+async def test_a_fork_that_is_refused_leaves_no_session_and_no_hold_on_the_tools(kind: str) -> None:
+    storage = in_memory() if kind == "events" else MemorySessionStorage()
+    closed: list[str] = []
+
+    class Tool:
+        name = "tool"
+
+        def to_dict(self) -> dict[str, Any]:
+            return {"name": "tool", "input_schema": {"type": "object"}}
+
+        def call(self, input: object) -> str:  # noqa: A002 - as the SDK has it
+            return str(input)
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    api = ScriptedApi([Reply(content=[thinks("Hm."), says("One.")])])
+    async with api.async_client() as client:
+        async with create_session(
+            model=MODEL, system="A", tools=[Tool()], session_storage=storage, client=client
+        ) as chat:
+            await talk(chat, "Go")
+            for refused in ({"system": "B"}, {"metadata": {"a": object()}}):
+                with pytest.raises((ThinkingBoundError, InvalidMetadataError), match="othing was written"):
+                    await chat.fork(**refused)
+        assert closed == ["tool"]
+        options: dict[str, Any] = {"session_storage": storage} | ({"model": MODEL} if kind == "states" else {})
+        with pytest.raises(InvalidMetadataError):
+            await fork_session(chat.id, metadata={"a": object()}, **options)
+        if kind == "states":
+            with pytest.raises(NoModelError, match="nothing was written"):
+                await fork_session(chat.id, session_storage=storage)
+        assert await storage.list() == [chat.id]
 
 
 # --- two writers ------------------------------------------------------------------------------------------------------

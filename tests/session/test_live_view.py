@@ -61,6 +61,23 @@ def test_after_a_rewind_it_is_that_of_the_new_history(
     assert [Message.of(raw).parsed() for raw in sent] == repair(other)
 
 
+def test_a_server_tool_that_the_user_leaves_behind_is_left_out_however_long_ago_it_was_called() -> None:
+    history: list[dict[str, Any]] = [{"role": "user", "content": "Go"}]
+    history += [{"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "f", "input": {}}]}]
+    for number in range(3):
+        use = {"type": "tool_use", "id": f"t{number}", "name": "g", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": f"t{number}", "content": "x"}
+        history += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    view = RequestView()
+    for end in range(1, len(history) + 1):
+        sent = view.update([Message.of(message) for message in history[:end]], {}, ())
+        assert b"server_tool_use" in b"".join(sent) or end == 1
+    history.append({"role": "user", "content": "Never mind"})
+    sent = view.update([Message.of(message) for message in history], {}, ())
+    assert [Message.of(raw).parsed() for raw in sent] == repair(history)
+    assert b"server_tool_use" not in b"".join(sent)
+
+
 def test_what_needs_nothing_keeps_its_bytes() -> None:
     odd = b'{ "role":"user", "content":[{"type":"text","text":"1.10"}] }'
     broken = Message.of({"role": "user", "content": [says("")]})

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session.codec import encode_event
+from session.events import UsageRecorded
 from session.pricing import (
     OVERRIDE_VARIABLE,
     Cost,
@@ -13,6 +15,7 @@ from session.pricing import (
     RecordedUsage,
     load_prices,
     price,
+    price_to_record,
     reprice,
 )
 
@@ -241,6 +244,16 @@ def test_the_cost_is_exact_for_counts_of_any_size(read: Any, written: Any) -> No
 
     assert cost is not None
     assert cost.picodollars == 5_000_000 * read + 25_000_000 * written
+
+
+def test_a_cost_that_no_event_can_hold_is_recorded_as_unpriced() -> None:
+    """A count out of this world must not lose the response that told it."""
+    most = (2**63 - 1) // 5_000_000
+    for read, expected in ((most, most * 5_000_000), (most + 1, None)):
+        cost = price_to_record(tokens(input_tokens=read), "claude-opus-5", None, NOVEMBER)
+        picodollars = cost.picodollars if cost else None
+        assert picodollars == expected
+        encode_event(UsageRecorded(b"{}", cost_picodollars=picodollars))
 
 
 def test_every_shipped_price_names_its_sources_and_halves_in_batches(table: Any) -> None:

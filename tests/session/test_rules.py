@@ -65,6 +65,10 @@ ANY_PLACE = "; the directive-only form (content: [] with output_config) is accep
 FOLLOW = (
     "role 'system' must follow a 'user' message or an 'assistant' message ending in a server tool result" + ANY_PLACE
 )
+RESULT = "messages.2.content.0.tool_result"
+EMPTY = "content cannot be empty if `is_error` is true"
+TEXT_ONLY = "all content must be type `text` if `is_error` is true"
+IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
 PRECEDE = "role 'system' must precede an 'assistant' message or end the array" + ANY_PLACE
 MISSING = (
     "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: {}. Each `tool_use` block "
@@ -83,6 +87,7 @@ MISSING = (
         [user("a"), assistant(use()), user(result()), user("more")],
         [user("a"), assistant(use("a"), use("b")), user(result("b")), user(result("a"), text())],
         [user("a"), assistant(thought(), use()), user(result(is_error=True, content=[text("x")]))],
+        [user("a"), assistant(use()), user(result(is_error=False, content=[IMAGE]))],
         [user("a"), {"role": "assistant", "content": []}, user("b")],
         [user("a"), {"role": "assistant", "content": ""}, user("b")],
         [user("a"), assistant(search(), found(), text()), user("b")],
@@ -166,6 +171,10 @@ def test_what_the_api_takes_is_taken(messages: Any) -> None:
         ([user("a"), assistant(use("a.b")), user("b")], "tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"),
         ([user("a"), assistant(use(name="")), user("b")], "tool_use.name: String should have at least 1 character"),
         ([user({"type": "tool_result"})], "messages.0.content.0.tool_result.tool_use_id: Field required"),
+        ([user("a"), assistant(use()), user(result(is_error=True, content=""))], f"{RESULT}: {EMPTY}"),
+        ([user("a"), assistant(use()), user(result(is_error=True, content=[]))], f"{RESULT}: {EMPTY}"),
+        ([user("a"), assistant(use()), user(result(is_error=True, content=None))], f"{RESULT}: {EMPTY}"),
+        ([user("a"), assistant(use()), user(result(is_error=True, content=[text(), IMAGE]))], f"{RESULT}: {TEXT_ONLY}"),
         ([user({"text": "x"})], "messages.0.content.0: Unable to extract tag using discriminator 'type'"),
         ([user({"type": 5})], "messages.0.content.0: Unable to extract tag using discriminator 'type'"),
         ([user({"type": "text"})], "messages.0.content.0.text.text: Field required"),

@@ -40,7 +40,7 @@ from session.testing._answers import Answer
 from session.testing.api import load_script
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from anthropic.types import Message
@@ -528,8 +528,15 @@ REQUEST = json.dumps({"model": MODEL, "max_tokens": 5, "messages": [user("hi")],
 HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
 
 
-def cuts(how: Any) -> list[Step]:
-    return [Exact(body=SMALL, cut=Cut(after_bytes=at, how=how)) for at in range(len(SMALL))]
+EVERYWHERE = range(len(SMALL))
+NEAR_ENDS = [at for at in EVERYWHERE if at % 13 == 0 or b"\n\n" in SMALL[max(at - 3, 0) : at + 2]]
+PLACES = pytest.mark.parametrize(
+    "places", [pytest.param(NEAR_ENDS, id="some"), pytest.param(EVERYWHERE, id="all", marks=pytest.mark.slow)]
+)
+
+
+def cuts(how: Any, places: Sequence[int]) -> list[Step]:
+    return [Exact(body=SMALL, cut=Cut(after_bytes=at, how=how)) for at in places]
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -545,11 +552,14 @@ def test_the_sdk_raises_nothing_for_a_stream_that_ends_early_between_events(face
     assert content_of(messages[-1])[1]["input"] == {"query": "q"}
 
 
+@PLACES
 @pytest.mark.parametrize("face", FACES)
-def test_the_sdk_has_no_stop_reason_after_a_stream_that_ends_early_at_any_byte(face: Face) -> None:
+def test_the_sdk_has_no_stop_reason_after_a_stream_that_ends_early_at_any_byte(
+    face: Face, places: Sequence[int]
+) -> None:
     finished = SMALL.index(b"\n\n", SMALL.index(b"event: message_delta"))
-    with client_of(ScriptedApi(cuts("end")), face) as client:
-        for at in range(len(SMALL)):
+    with client_of(ScriptedApi(cuts("end", places)), face) as client:
+        for at in places:
             reason = None
             with client.messages.stream(model=MODEL, max_tokens=5, messages=[user("hi")]) as events:
                 try:
@@ -561,17 +571,20 @@ def test_the_sdk_has_no_stop_reason_after_a_stream_that_ends_early_at_any_byte(f
             assert reason is None or at > finished
 
 
+@PLACES
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize(
     ("how", "error"), [("end", None), ("close", httpx2.RemoteProtocolError), ("reset", httpx2.ReadError)]
 )
-def test_exactly_the_bytes_before_the_cut_arrive(face: Face, how: Any, error: type[Exception] | None) -> None:
-    api = ScriptedApi(cuts(how))
+def test_exactly_the_bytes_before_the_cut_arrive(
+    face: Face, how: Any, error: type[Exception] | None, places: Sequence[int]
+) -> None:
+    api = ScriptedApi(cuts(how, places))
     with ExitStack() as stack:
         url = stack.enter_context(api.serve()).base_url if face == "http" else "http://api"
         wires = httpx2.HTTPTransport(verify=False) if face == "http" else api.transport()
         http = stack.enter_context(httpx2.Client(base_url=url, transport=wires))
-        for at in range(len(SMALL)):
+        for at in places:
             arrived: list[bytes] = []
             ends = pytest.raises(error) if error else nullcontext()
             with http.stream("POST", "/v1/messages", content=REQUEST, headers=HEADERS) as response, ends:
@@ -582,11 +595,11 @@ def test_exactly_the_bytes_before_the_cut_arrive(face: Face, how: Any, error: ty
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("how", ["end", "close", "reset"])
 def test_the_asynchronous_client_meets_the_same_cuts(face: Face, how: Any) -> None:
-    step = 23
+    places = EVERYWHERE[::23]
 
     async def run() -> None:
-        async with async_client_of(ScriptedApi(cuts(how)[::step]), face) as client:
-            for at in range(0, len(SMALL), step):
+        async with async_client_of(ScriptedApi(cuts(how, places)), face) as client:
+            for at in places:
                 async with client.messages.with_streaming_response.create(
                     model=MODEL, max_tokens=5, messages=[user("hi")], stream=True
                 ) as response:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from session import sdk
+from session.errors import UnreadableJsonError
 from session.request import build_body, prompt_of
 from session.response import Assembly, Completed, read_plain
 from session.sdk import FailedAttempt, kept_headers, rewrites_body, send_exact
@@ -216,6 +217,24 @@ def test_middleware_that_changes_the_body_has_the_last_word() -> None:
     assert api.calls[0].json == json.loads(body_of(stream=True)) | {"max_tokens": 1999}
 
 
+UNREADABLE = b'{"role":"user","content":[{"type":"text","text":"x","n":' + b"7" * 5_000 + b"}]}"
+
+
+def test_a_body_that_no_parser_takes_passes_middleware_as_bytes() -> None:
+    async def passes(request: anthropic.APIRequest, call_next: Any) -> Any:
+        return await call_next(request)
+
+    api, body = ScriptedApi([]), body_of(stream=True, message=UNREADABLE)
+
+    async def scenario() -> None:
+        async with api.async_client(middleware=[passes]) as client:
+            await received(client, body)
+
+    with pytest.raises(anthropic.BadRequestError):  # the scripted API is a parser too
+        asyncio.run(scenario())
+    assert api.calls[0].body == body
+
+
 def test_middleware_that_answers_with_no_response_is_named() -> None:
     async def middleware(_request: anthropic.APIRequest, _call_next: Any) -> Any:
         return "made up"
@@ -285,9 +304,11 @@ def test_a_whole_response_is_given_in_its_exact_bytes() -> None:
 SHORT = Reply(content=[says("é😀"), calls("f", '{"a":"é"}')], id="msg_1")
 
 
-def test_a_stream_that_ends_early_at_any_byte_is_cut_and_raises_nothing() -> None:
+@pytest.mark.parametrize("apart", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_stream_that_ends_early_at_any_byte_is_cut_and_raises_nothing(apart: int) -> None:
     whole = _wire_bytes(SHORT)
-    steps = [Exact(body=whole, cut=Cut(after_bytes=kept, how="end")) for kept in range(len(whole) + 1)]
+    places = sorted({*range(0, len(whole), apart), *range(len(whole) - 9, len(whole) + 1)})
+    steps = [Exact(body=whole, cut=Cut(after_bytes=kept, how="end")) for kept in places]
 
     async def scenario() -> list[Assembly]:
         client = ScriptedApi(steps).async_client()
@@ -295,7 +316,7 @@ def test_a_stream_that_ends_early_at_any_byte_is_cut_and_raises_nothing() -> Non
 
     assemblies = asyncio.run(scenario())
     assert not any(assembly.error or assembly.fault for assembly in assemblies)
-    complete = [kept for kept, assembly in enumerate(assemblies) if assembly.complete]
+    complete = [kept for kept, assembly in zip(places, assemblies, strict=True) if assembly.complete]
     assert complete == list(range(complete[0], len(whole) + 1))
     assert complete[0] >= len(whole.rstrip())
 
@@ -454,6 +475,14 @@ def test_bedrock_gets_equal_values() -> None:
     assert expected.pop("model") in str(seen[0].url)
     assert sent.pop("anthropic_version")
     assert sent == expected
+
+
+def test_a_body_that_no_parser_takes_cannot_be_rewritten() -> None:
+    seen: list[httpx2.Request] = []
+    client = bedrock(over(b"{}", "application/json", seen))
+    with pytest.raises(UnreadableJsonError):
+        run(received(client, body_of(stream=True, message=UNREADABLE)))
+    assert seen == []
 
 
 def google(http: httpx2.AsyncClient) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session import jsontext
-from session.errors import InvalidMessageError, InvalidMetadataError
+from session.errors import InvalidMessageError, InvalidMetadataError, InvalidStateError
 from session.events import (
     HistoryRewound,
     MessageAppended,
@@ -223,6 +223,28 @@ def test_metadata_changes_by_kind_of_value_too() -> None:
 def test_metadata_that_is_no_json_is_refused(metadata: dict[str, object]) -> None:
     with pytest.raises(InvalidMetadataError):
         plan_save(None, SessionState.new("s", metadata=metadata))
+
+
+def test_a_counter_at_the_path_of_an_object_is_saved_beside_it() -> None:
+    usage = Usage((("a", 1), ("a/b", 2), ("a/b/c", 3)), cost_picodollars=5, unpriced=1)
+    state = saved(SessionState(id="s", usage=usage))
+    assert state.usage == usage
+    assert plan_save(state, state) == []
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage((("input_tokens", 10**1_000),)),
+        Usage((("input_tokens", 10**5_000),)),
+        Usage((("iterations", 1),)),
+        Usage((("a/" * 20_000, 1),)),
+    ],
+    ids=range(4),
+)
+def test_usage_that_no_fold_would_count_is_refused(usage: Usage) -> None:
+    with pytest.raises(InvalidStateError, match=r"usage.*nothing was written"):
+        plan_save(None, SessionState(id="s", usage=usage))
 
 
 def test_a_state_without_a_prompt_leaves_the_stored_one_alone() -> None:

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import datetime as dt
 import itertools
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventstore import BlockingLmdbEventLog, EventStoreError, LmdbEventLog, MemoryEventLog, NewEvent
 from eventstore.errors import ClosedError, CorruptEventError
-from eventstore.verify import verify
 from session.errors import (
     InvalidMetadataError,
     InvalidPlaceError,
@@ -20,11 +22,23 @@ from session.errors import (
     SessionExistsError,
     SessionNotFoundError,
 )
-from session.events import MessageAppended, Meta, MetadataUpdated, SessionClosed, SessionForked, StoredEvent
+from session.events import (
+    HistoryRewound,
+    MessageAppended,
+    Meta,
+    MetadataUpdated,
+    SessionClosed,
+    SessionCreated,
+    SessionForked,
+    StoredEvent,
+    UsageRecorded,
+)
 from session.state import SessionState
 from session.storage import BlockingEventSessionStorage, EventSessionStorage, WrongVersionError
+from session.testing._storage_claims import loaded_from
 from session.testing.storage_contract import SessionStorageContract, rich_state
-from session.usage import total
+from session.usage import Tally, Usage, total
+from tests.eventstore.soundness import problems_of
 from tests.session.histories import ASK, USAGE, answered
 
 if TYPE_CHECKING:
@@ -44,7 +58,7 @@ class TestEventSessionStorage(SessionStorageContract):
     def _verified(self, tmp_path: Path) -> Iterator[None]:
         yield
         if (tmp_path / "storage").exists():
-            assert verify(tmp_path / "storage").problems == []
+            check_sound(tmp_path / "storage")
 
 
 class TestEventSessionStorageInMemory(SessionStorageContract):
@@ -80,18 +94,29 @@ class TestBlockingEventSessionStorage(SessionStorageContract):
     event_sourced = True
 
     def open(self, path: Path) -> Any:
-        return Awaited(BlockingEventSessionStorage(path))
+        return Awaited(BlockingEventSessionStorage(path, durability="os"))
 
 
-def run(path: Path, use: Callable[[EventSessionStorage], Awaitable[None]], **options: Any) -> None:
+def run(
+    path: Path,
+    use: Callable[[EventSessionStorage], Awaitable[None]],
+    *,
+    durability: Literal["disk", "os"] = "os",
+    clock: Callable[[], int] = time.time_ns,
+) -> None:
     """Use a storage on disk, and verify its log afterwards."""
 
     async def main() -> None:
-        async with EventSessionStorage(path / "log", **options) as storage:
+        async with EventSessionStorage(path / "log", durability=durability, clock=clock) as storage:
             await use(storage)
 
     asyncio.run(main())
-    assert verify(path / "log").problems == []
+    check_sound(path / "log")
+
+
+def check_sound(path: Path) -> None:
+    with BlockingLmdbEventLog(path) as log:
+        assert problems_of(log) == []
 
 
 async def conversation(storage: EventSessionStorage, session_id: str = "sess_a") -> int:
@@ -144,6 +169,19 @@ def test_an_append_repeated_with_its_commit_id_is_written_once(tmp_path: Path) -
         first = await storage.append("sess_a", [ASK], expected=0, commit_id=b"i" * 16)
         assert await storage.append("sess_a", [ASK], expected=0, commit_id=b"i" * 16) == first
         assert first.version == 1
+
+    run(tmp_path, use)
+
+
+def test_an_expected_version_below_nought_is_never_taken_for_any(tmp_path: Path) -> None:
+    async def use(storage: EventSessionStorage) -> None:
+        await conversation(storage)
+        for expected in (-1, -2, -3):
+            with pytest.raises(ValueError, match="expected is a version"):
+                await storage.append("sess_a", [ASK], expected=expected)
+            with pytest.raises(ValueError, match="expected is a version"):
+                await storage.save(SessionState.new("sess_b", messages=[ASK.message], version=expected))
+        assert await storage.list() == ["sess_a"]
 
     run(tmp_path, use)
 
@@ -213,8 +251,9 @@ def test_a_place_that_is_not_there_is_said(tmp_path: Path) -> None:
             for attempt in (storage.state_at("sess_a", at), storage.fork("sess_a", at=at)):
                 with pytest.raises(PlaceNotFoundError):
                     await attempt
-        with pytest.raises(InvalidPlaceError):
-            await storage.state_at("sess_a", "yesterday")
+        for nowhere in ("yesterday", 10**5_000, -(10**5_000), True):
+            with pytest.raises(InvalidPlaceError):
+                await storage.state_at("sess_a", nowhere)
 
     run(tmp_path, use)
 
@@ -242,19 +281,53 @@ def test_a_fork_has_its_parents_past_and_a_future_of_its_own(tmp_path: Path) -> 
     run(tmp_path, use)
 
 
-def test_usage_over_a_tree_of_forks_adds_up_to_what_was_used(tmp_path: Path) -> None:
-    async def use(storage: EventSessionStorage) -> None:
-        await conversation(storage)
-        child = await storage.fork("sess_a", at="turn:1")
-        await storage.append(child, [ASK, USAGE, answered()])
-        grandchild = await storage.fork(child)
-        await storage.append(grandchild, [ASK, USAGE, answered()])
-        states = [await storage.load(name) for name in await storage.list()]
-        used = total(state.own_usage for state in states if state)
-        assert used.cost_picodollars == 4 * 11
-        assert used.input_tokens == 4 * 7
+STEPS = st.tuples(
+    st.sampled_from(["turn", "usage", "usage", "fork", "fork", "rewind", "delete", "save"]),
+    st.integers(0, 9),
+    st.integers(0, 40),
+)
 
-    run(tmp_path, use)
+
+@given(st.lists(STEPS, max_size=25))
+def test_usage_of_any_tree_of_forks_adds_up_to_exactly_what_was_billed(steps: list[tuple[str, int, int]]) -> None:
+    """Forks at any version, of forks too; usage that comes live, negative corrections; rewinds; deletions."""
+
+    async def main() -> None:
+        storage, billed, gone = EventSessionStorage(MemoryEventLog()), Tally(), Tally()
+        living = ["sess_root"]
+        await storage.append("sess_root", [SessionCreated("sess_root")], expected=0)
+        for step, which, number in steps:
+            name = living[which % len(living)]
+            state = await loaded_from(storage, name)
+            recorded = UsageRecorded(
+                b'{"input_tokens":%d,"server_tool_use":{"web_search_requests":%d}}' % (number, number % 3),
+                cost_picodollars=None if number % 5 == 0 else number - 7,
+            )
+            match step:
+                case "turn" | "usage":
+                    await storage.append(name, (ASK, recorded, answered()) if step == "turn" else (recorded,))
+                    billed.add_text(recorded.usage, recorded.cost_picodollars)
+                case "fork":
+                    living.append(await storage.fork(name, at=number % (state.version + 1)))
+                case "rewind":
+                    await storage.append(name, [HistoryRewound(number % 4)])
+                case "save":
+                    more = Usage((("output_tokens", number - 20),), cost_picodollars=number)
+                    await storage.save(state.adding(ASK.message).replace(usage=state.usage + more))
+                    billed.add(more)
+                case _ if len(living) > 1:
+                    gone.add(state.own_usage)
+                    await storage.delete(name)
+                    living.remove(name)
+        states = [await loaded_from(storage, name) for name in await storage.list()]
+        assert sorted(state.id for state in states) == sorted(living)
+        assert total([gone.usage(), *(state.own_usage for state in states)]) == billed.usage()
+        listed = (await storage.summaries()).items
+        assert {each.id: each.own_usage for each in listed} == {state.id: state.own_usage for state in states}
+        for state in states:
+            assert state.inherited_usage == (await storage.state_at(state.id, state.forked_at)).usage
+
+    asyncio.run(main())
 
 
 def test_many_forks_are_made_at_one_place(tmp_path: Path) -> None:
@@ -281,7 +354,7 @@ def test_many_forks_share_a_few_flushes(tmp_path: Path) -> None:
         await storage.fork_many("sess_a", 500)
         assert log.blocking.last_transaction() - before < 50
 
-    run(tmp_path, use)
+    run(tmp_path, use, durability="disk")
 
 
 def test_a_fork_onto_a_name_that_was_ever_used_is_refused(tmp_path: Path) -> None:
@@ -338,6 +411,11 @@ def test_metadata_is_updated_key_by_key(tmp_path: Path) -> None:
         for bad in refused:
             with pytest.raises(InvalidMetadataError):
                 await storage.update_metadata("sess_a", bad)
+        not_keys: tuple[Any, ...] = ("title", b"title", ["title", 1])  # a string would be its letters
+        for remove in not_keys:
+            with pytest.raises(InvalidMetadataError):
+                await storage.update_metadata("sess_a", remove=remove)
+        assert (await loaded_from(storage, "sess_a")).version == state.version
         with pytest.raises(SessionNotFoundError):
             await storage.update_metadata("sess_b", title="t")
 
@@ -358,10 +436,24 @@ def test_cleanup_deletes_what_has_been_idle_and_nothing_else(tmp_path: Path) -> 
         assert sorted(await storage.cleanup(dt.timedelta(days=15))) == ["day10", "day10b"]
         assert sorted(await storage.list()) == ["day20", "day30"]
         assert await storage.cleanup(now + dt.timedelta(days=25)) == ["day20"]
+        with pytest.raises(ValueError, match="is an age"):
+            await storage.cleanup(dt.timedelta(days=-1))
         with pytest.raises(ValueError, match="time zone"):
             await storage.cleanup(dt.datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
 
     run(tmp_path, use, clock=clock)
+
+
+def test_of_two_cleanups_at_once_each_tells_what_it_deleted_itself(tmp_path: Path) -> None:
+    async def use(storage: EventSessionStorage) -> None:
+        names = [f"sess_{number}" for number in range(30)]
+        for name in names:
+            await storage.append(name, [ASK], expected=0)
+        told = await asyncio.gather(*(storage.cleanup(dt.timedelta(0)) for _ in range(3)))
+        assert sorted(name for names in told for name in names) == sorted(names)
+        assert await storage.list() == []
+
+    run(tmp_path, use)
 
 
 def test_cleanup_spares_a_session_that_became_active_meanwhile() -> None:

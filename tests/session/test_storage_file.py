@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,9 +20,6 @@ from session.storage import FileSessionStorage
 from session.storage.document import from_document, to_document
 from session.testing.storage_contract import SessionStorageContract, rich_state
 from session.usage import Usage
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # What the TypeScript SDK writes: its keys, its order, its spaces.
 SEED_FILE = """{
@@ -165,14 +164,35 @@ def test_symbolic_links_are_never_followed(storage: FileSessionStorage, tmp_path
     assert outside.read_bytes() == before
 
 
-def test_what_is_no_regular_file_does_not_hold_anybody_up(storage: FileSessionStorage) -> None:
+def test_what_is_no_regular_file_does_not_hold_anybody_up(
+    storage: FileSessionStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage.directory.mkdir()
     os.mkfifo(storage.directory / "pipe.json")
     (storage.directory / "folder.json").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(storage.directory)  # the address of a socket is short
+        listening.bind("socket.json")
+    before = sorted(storage.directory.iterdir())
     assert asyncio.run(storage.list()) == []
-    for name in ("pipe", "folder"):
-        with pytest.raises(SessionFileError, match="no regular file"):
-            asyncio.run(storage.load(name))
+    for name in ("pipe", "folder", "socket"):
+        for attempt in (storage.load(name), storage.save(SessionState(id=name))):
+            with pytest.raises(SessionFileError, match="no regular file"):
+                asyncio.run(attempt)
+    assert sorted(storage.directory.iterdir()) == before
+
+
+def test_what_a_killed_save_left_is_removed_once_it_is_surely_abandoned(storage: FileSessionStorage) -> None:
+    abandoned, recent = ".sess_a.json.0123456789abcdef", ".sess_b.json.0123456789abcdef"
+    others = [".sess_a.json", ".sess_a.json.bak", "notes.0123456789abcdef", ".a.txt.0123456789abcdef"]
+    for name in (abandoned, recent, *others):
+        path = written(storage, name, b"{")
+        if name != recent:
+            os.utime(path, (0, path.stat().st_mtime - 3_700))
+    asyncio.run(storage.load("sess_a"))
+    assert (storage.directory / abandoned).exists()
+    asyncio.run(storage.save(SessionState(id="sess_c")))
+    assert {path.name for path in storage.directory.iterdir()} == {recent, *others, "sess_c.json"}
 
 
 def test_files_that_cannot_be_sessions_are_not_listed(storage: FileSessionStorage) -> None:
@@ -188,24 +208,36 @@ def test_files_are_the_owners_only_and_nothing_unfinished_stays(storage: FileSes
     assert stat.S_IMODE(storage.directory.stat().st_mode) == 0o700
 
 
-def test_a_save_reaches_the_disk_before_and_after_the_file_has_its_name(
-    storage: FileSessionStorage, monkeypatch: pytest.MonkeyPatch
+def test_a_save_reaches_the_disk_before_and_after_each_name_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The names of new directories too: without theirs, the file would be lost with them."""
     calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
+    fsync, replace, mkdir = os.fsync, os.replace, os.mkdir
 
     def noted_fsync(descriptor: int) -> None:
-        calls.append("fsync directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync file")
+        found = os.fstat(descriptor)
+        directories = {place.stat().st_ino: place for place in (tmp_path, *tmp_path.rglob("*")) if place.is_dir()}
+        synced = directories.get(found.st_ino)
+        calls.append(f"fsync {synced.relative_to(tmp_path) if synced else 'file'}")
         fsync(descriptor)
 
     def noted_replace(*names: Any) -> None:
         calls.append("replace")
         replace(*names)
 
+    def noted_mkdir(path: Any, *more: Any) -> None:
+        calls.append(f"mkdir {Path(path).relative_to(tmp_path)}")
+        mkdir(path, *more)
+
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
+    monkeypatch.setattr(os, "mkdir", noted_mkdir)
+    storage = FileSessionStorage(tmp_path / "a" / "b")
     asyncio.run(storage.save(SessionState(id="sess_a")))
-    assert calls == ["fsync file", "replace", "fsync directory"]
+    asyncio.run(storage.save(SessionState(id="sess_a")))
+    save = ["fsync file", "replace", "fsync a/b"]
+    assert calls == ["mkdir a", "fsync .", "mkdir a/b", "fsync a", *save, *save]
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(

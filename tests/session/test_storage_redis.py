@@ -102,6 +102,24 @@ def test_a_foreign_value_is_named_and_the_others_stay_readable(server: Server) -
     run(use, server, "foreign:")
 
 
+def test_any_event_loop_may_use_it(server: Server) -> None:
+    storage = RedisSessionStorage(server.url, "loops:")
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        one.run(storage.save(SessionState(id="sess_a")))
+        assert other.run(storage.list()) == ["sess_a"]
+        assert one.run(storage.load("sess_a"))
+        for loop in (one, other, one):
+            loop.run(storage.aclose())
+    with asyncio.Runner() as later:
+        assert later.run(storage.load("sess_a"))
+        later.run(storage.aclose())
+
+
+def test_a_url_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="redis://"):
+        RedisSessionStorage("http://localhost")
+
+
 def test_a_server_that_is_down_is_told_without_its_password(tmp_path: Path) -> None:
     with running_server(tmp_path) as running:
         address = running.url.removeprefix("redis://")

@@ -76,8 +76,50 @@ def test_a_foreign_row_is_named_and_the_others_stay_readable(tmp_path: Path) -> 
     for name in ("torn", "blob", "odd"):
         with pytest.raises(SessionFileError, match=name):
             asyncio.run(storage.load(name))
+    with connected(tmp_path / "s.db") as connection:
+        connection.execute(
+            "insert into sessions values (cast(x'ff' as text), '{}', 0), (null, '{}', 0), (x'2e', '', 0)"
+        )
+        connection.execute("insert into sessions values ('../x', '{}', 0), ('text', cast(x'7bff7d' as text), 0)")
     assert asyncio.run(storage.load("good")) is not None
-    assert sorted(asyncio.run(storage.list())) == ["blob", "good", "odd", "torn"]
+    with pytest.raises(SessionFileError, match="text"):
+        asyncio.run(storage.load("text"))
+    assert sorted(asyncio.run(storage.list())) == ["blob", "good", "odd", "text", "torn"]
+
+
+def test_reading_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.db"
+    with connected(bare) as connection:
+        connection.execute("create table other (a)")
+    before = bare.read_bytes()
+    for path in (tmp_path / "new" / "s.db", tmp_path / "none.db", bare):
+        storage = SqliteSessionStorage(path)
+        assert asyncio.run(storage.load("sess_a")) is None
+        assert asyncio.run(storage.list()) == []
+        asyncio.run(storage.delete("sess_a"))
+    assert list(tmp_path.iterdir()) == [bare]
+    assert bare.read_bytes() == before
+
+
+def test_another_table_of_that_name_is_named_and_left_alone(tmp_path: Path) -> None:
+    with connected(tmp_path / "s.db") as connection:
+        connection.execute("create table sessions (user text, expires text)")
+        connection.execute("insert into sessions values ('ann', 'never')")
+    storage = SqliteSessionStorage(tmp_path / "s.db")
+    for attempt in (storage.save(SessionState(id="a")), storage.load("a"), storage.list(), storage.delete("a")):
+        with pytest.raises(SessionFileError, match=r"no such column|no column"):
+            asyncio.run(attempt)
+    with connected(tmp_path / "s.db") as connection:
+        assert connection.execute("select * from sessions").fetchall() == [("ann", "never")]
+
+
+def test_a_time_beyond_64_bits_is_kept_in_the_document(tmp_path: Path) -> None:
+    storage = SqliteSessionStorage(tmp_path / "s.db")
+    for updated_at in (2**70, -(2**70)):
+        asyncio.run(storage.save(SessionState(id="sess_a", updated_at=updated_at)))
+        loaded = asyncio.run(storage.load("sess_a"))
+        assert loaded is not None
+        assert loaded.updated_at == updated_at
 
 
 def test_a_place_that_cannot_be_opened_is_a_storage_that_cannot_be_reached(tmp_path: Path) -> None:

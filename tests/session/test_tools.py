@@ -209,6 +209,17 @@ class RudeError(Exception):
         raise RuntimeError
 
 
+class HostileBlocks:
+    def __iter__(self) -> Iterator[Any]:
+        raise ValueError("not today")
+
+
+class HostileError(ToolError):
+    def __init__(self) -> None:
+        super().__init__("never read")
+        self.content = HostileBlocks()
+
+
 @pytest.mark.parametrize("kind", [Own, OwnAsync])
 @pytest.mark.parametrize(
     ("error", "text"),
@@ -222,7 +233,9 @@ class RudeError(Exception):
         (StopIteration(), "StopIteration"),
         (TimeoutError(), "TimeoutError"),
         (asyncio.CancelledError(), "ancelled"),
+        (GeneratorExit(), "GeneratorExit"),
         (RudeError(), "RudeError"),
+        (HostileError(), "HostileError"),
         (ExceptionGroup("many", [ValueError("one")]), "many"),
         (ValueError("x" * 100_000), "ValueError: xxx"),
     ],

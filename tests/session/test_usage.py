@@ -25,10 +25,10 @@ RAW = {
 
 counts = st.integers(-(10**30), 10**400)
 names = st.sampled_from(["input_tokens", "output_tokens", "new", "a/b", "a~b", "~1", "é", ""])
-raws = st.dictionaries(names, counts | st.none() | st.booleans() | st.text() | st.floats()).flatmap(
-    lambda flat: st.dictionaries(st.sampled_from(["nested", "deep/er"]), st.dictionaries(names, counts)).map(
-        lambda nested: {**flat, **nested}
-    )
+raws = st.builds(
+    lambda flat, nested: {**flat, **nested},
+    st.dictionaries(names, counts | st.sampled_from([None, True, "standard", 1.5, float("nan")]), max_size=5),
+    st.dictionaries(st.sampled_from(["nested", "deep/er"]), st.dictionaries(names, counts, max_size=3)),
 )
 usages = st.builds(Usage.from_raw, raws, st.none() | st.integers(0, 10**30))
 
@@ -109,6 +109,20 @@ def test_integers_of_400_digits_are_added_exactly() -> None:
     assert (usage + usage).total_cost_usd == sys.float_info.max
     assert (Usage() - usage).total_cost_usd == -sys.float_info.max
     assert math.isfinite(json.loads(json.dumps(usage.to_dict()))["total_cost_usd"])
+
+
+@pytest.mark.parametrize("digits", [1_001, 4_300])
+def test_what_no_one_can_have_counted_is_no_counter(digits: int) -> None:
+    """Sums of such would have more digits than Python writes, and no storage could keep them."""
+    huge = 10 ** (digits - 1)
+    tally = Tally()
+    for count in (huge, -huge, 5):
+        tally.add_text(b'{"input_tokens":%d,"cache_creation":{"new":%d}}' % (count, count), 1)
+        tally.add_raw({"output_tokens": count}, 1)
+
+    assert tally.usage().counters == (("cache_creation/new", 5), ("input_tokens", 5), ("output_tokens", 5))
+    assert Usage.from_dict({"input_tokens": huge, "output_tokens": 1}).counters == (("output_tokens", 1),)
+    assert Usage.from_raw({"input_tokens": huge // 10**2}).input_tokens == (huge // 10**2 if digits == 1_001 else 0)
 
 
 def test_usage_nested_2000_deep_is_counted() -> None:
