@@ -246,8 +246,8 @@ class ThinkingBoundError(SessionError):
         return (
             f"session {self.session_id} has thinking blocks, which the API takes back only behind exactly the system, "
             f"tools and messages they were produced behind; a changed {' and '.join(self.changed)} would make every "
-            "request a 400. Nothing was written. Leave it out to go on as before, or pass `strip_thinking=True` to "
-            "send the history without its thinking from now on"
+            "request a 400. Nothing was written. Leave the change out, fork where it was not made yet, or pass "
+            "`strip_thinking=True` to send the history without its thinking from now on"
         )
 
 

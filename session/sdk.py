@@ -17,11 +17,13 @@ an `error` event), `request.options.content` and `.json_data`, `aclose_runnable_
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import functools
 import inspect
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias
 
 import msgspec
 
@@ -29,10 +31,10 @@ from session import jsontext
 from session.errors import UnreadableJsonError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     import httpx2
-    from anthropic import APIRequest, AsyncAnthropic, AsyncAPIResponse, AsyncStream
+    from anthropic import APIRequest, APIResponse, AsyncAnthropic, AsyncAPIResponse, AsyncStream
     from anthropic.types import RawMessageStreamEvent
 
     AsyncCallNext: TypeAlias = Callable[[APIRequest], Awaitable[AsyncAPIResponse[Any]]]
@@ -291,3 +293,162 @@ def environment_client() -> AsyncAnthropic | None:
     client = anthropic.AsyncAnthropic()
     known = client.api_key or client.auth_token or client.credentials or os.environ.get("ANTHROPIC_CUSTOM_HEADERS")
     return client if known else None
+
+
+# --- responses that do not come from the network ----------------------------------------------------------------------
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An exception of the SDK (`APITimeoutError`) or of its transport (`ReadError`) by its name, that of its cause and
+    the number of the operating system; 0: none.
+    """
+
+    name: str
+    cause: str = ""
+    errno: int = 0
+
+
+def made_response(
+    request: APIRequest,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | Iterator[bytes],
+) -> APIResponse[Any]:
+    """What `call_next` would return to a middleware of a synchronous client, had this come over the network."""
+    response: APIResponse[Any] = _made(_own_client(), request, status, headers, body)
+    return response
+
+
+async def made_async_response(
+    request: APIRequest,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | AsyncIterator[bytes],
+) -> AsyncAPIResponse[Any]:
+    """As `made_response`, for asynchronous clients."""
+    response: AsyncAPIResponse[Any] = await _made(_own_async_client(), request, status, headers, body)
+    return response
+
+
+def made_error(broken: Broken, request: APIRequest, *, retried: bool = False) -> Exception:
+    """The exception that *broken* names; a connection error where there is none of that name.
+
+    *retried*: another attempt follows, and is to follow at once. Of an exception without a response the SDK knows no
+    time to wait and takes half a second and more, so this one carries a response too.
+    """
+    import anthropic  # noqa: PLC0415 - see 4 above
+    import httpx2  # noqa: PLC0415
+
+    cause = _transport_error(broken.cause, broken.errno)
+    if not hasattr(anthropic, broken.name):
+        return _transport_error(broken.name, broken.errno) or httpx2.RemoteProtocolError(broken.name)
+    sent = _sent(request, _own_client())
+    kind = anthropic.APITimeoutError if broken.name == "APITimeoutError" else anthropic.APIConnectionError
+    error: Exception = _retried_at_once(kind)(sent) if retried else kind(request=sent)
+    error.__cause__ = cause
+    return error
+
+
+def tool_error(content: Any) -> Exception:  # noqa: ANN401 - a text or blocks
+    """The exception by which a tool says that it failed: the SDK's `ToolError`."""
+    from anthropic.lib.tools import ToolError  # noqa: PLC0415 - see 4 above
+
+    return ToolError(content)
+
+
+_RETRY_AT_ONCE: Final = {"retry-after-ms": "0.001"}  # 0 would be no answer, for which the SDK has a wait of its own
+_NOT_KEPT: Final = frozenset({"content-length", "content-encoding", "transfer-encoding"})
+
+
+def retry_at_once(headers: Mapping[str, str]) -> dict[str, str]:
+    """*headers* of a failed attempt after which the SDK does not wait; `retry-after` stays what it was."""
+    return {**headers, **_RETRY_AT_ONCE}
+
+
+def _made(
+    client: Any,  # noqa: ANN401 - of either kind
+    request: APIRequest,
+    status: int,
+    headers: Mapping[str, str],
+    body: Any,  # noqa: ANN401 - bytes, or an iterator of either kind
+) -> Any:  # noqa: ANN401 - a response, or what is awaited for one
+    """Not documented: `_process_response` of a client, which makes an `APIResponse` of an HTTP response whose request
+    has the header that asks for one.
+    """
+    import httpx2  # noqa: PLC0415 - see 4 above
+
+    kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_KEPT}
+    raw = httpx2.Response(status, headers=kept, content=body, request=_sent(request, client))
+    raw.elapsed = dt.timedelta()
+    return client._process_response(  # noqa: SLF001
+        cast_to=request.cast_to,
+        options=request.options,
+        response=raw,
+        stream=request.stream,
+        stream_cls=request.stream_cls,
+        retries_taken=request.retries_taken,
+    )
+
+
+def _sent(request: APIRequest, client: Any) -> httpx2.Request:  # noqa: ANN401 - of either kind
+    import httpx2  # noqa: PLC0415 - see 4 above
+    from anthropic._constants import RAW_RESPONSE_HEADER  # noqa: PLC0415
+
+    wanted = request.headers.get(RAW_RESPONSE_HEADER)
+    mode = wanted if isinstance(wanted, str) else "raw"
+    return httpx2.Request(request.method, client.base_url.join(request.url), headers={RAW_RESPONSE_HEADER: mode})
+
+
+@functools.cache
+def _own_client() -> Any:  # noqa: ANN401 - anthropic is not imported yet
+    """A client that a response can belong to: it parses. It never sends; its transport has no network."""
+    import anthropic  # noqa: PLC0415 - see 4 above
+    import httpx2  # noqa: PLC0415
+
+    own = anthropic.DefaultHttpxClient(transport=httpx2.MockTransport(_refuse), trust_env=False)
+    return anthropic.Anthropic(api_key="none", base_url=_NOWHERE, http_client=own)
+
+
+@functools.cache
+def _own_async_client() -> Any:  # noqa: ANN401 - anthropic is not imported yet
+    import anthropic  # noqa: PLC0415 - see 4 above
+    import httpx2  # noqa: PLC0415
+
+    own = anthropic.DefaultAsyncHttpxClient(transport=httpx2.MockTransport(_refuse), trust_env=False)
+    return anthropic.AsyncAnthropic(api_key="none", base_url=_NOWHERE, http_client=own)
+
+
+_NOWHERE: Final = "https://api.anthropic.com"  # for the addresses in errors; nothing is sent
+
+
+def _refuse(request: httpx2.Request) -> NoReturn:
+    raise AssertionError(f"{request.method}: a client for made responses sends nothing")
+
+
+def _transport_error(name: str, errno: int) -> Exception | None:
+    import httpx2  # noqa: PLC0415 - see 4 above
+
+    kind = getattr(httpx2, name, None) if name else None
+    if not (isinstance(kind, type) and issubclass(kind, httpx2.RequestError)):
+        return OSError(errno, os.strerror(errno)) if errno else None
+    error = kind(f"[Errno {errno}] {os.strerror(errno)}" if errno else f"{name}, as it was recorded")
+    if errno:
+        error.__cause__ = OSError(errno, os.strerror(errno))
+    return error
+
+
+@functools.cache
+def _retried_at_once(kind: Any) -> Any:  # noqa: ANN401 - anthropic is not imported yet
+    """A connection error of this *kind* that carries a response, which says when to try again."""
+    import anthropic  # noqa: PLC0415 - see 4 above
+    import httpx2  # noqa: PLC0415
+
+    class RetriedAtOnce(kind, anthropic.APIStatusError):  # type: ignore[misc]  # its class is known when it runs
+        def __init__(self, request: httpx2.Request) -> None:
+            super(anthropic.APIStatusError, self).__init__("Connection error.", request, body=None)
+            self.response = httpx2.Response(
+                503, headers={"x-should-retry": "true", **_RETRY_AT_ONCE}, content=b"", request=request
+            )
+            self.status_code = 0
+
+    return RetriedAtOnce

@@ -7,6 +7,7 @@ A turn, and what is durable when (each line one commit; what stands behind -> is
       asking   request_sent, once per attempt                       -> the attempt is sent
                response_interrupted "error", if it failed           -> the SDK retries, or its error is raised
                block_received, as each block ends                   -> the next event is read
+               usage_recorded + response_interrupted, if it is cut  -> its error is raised
                usage_recorded + response_received                   -> `tool_use`, `message` are shown
       running  tool_started                                         -> the tool runs
                tool_returned or tool_refused, as each ends          -> `tool_result` is shown, in the order of the calls
@@ -21,8 +22,8 @@ A turn, and what is durable when (each line one commit; what stands behind -> is
 3. A response that did not complete is asked again; its blocks stay in the log and out of the messages. A tool_use
    without a result gets one that says so when the session goes on, in this process or in another (`session.lint`).
 4. A 400 for a request whose newest part is the user's message: history_rewound sets it aside.
-5. Resuming and forking send nothing, and write only what their options change. Until the session goes on, what a crash
-   left is seen in `pending` and `state.in_doubt`.
+5. Resuming and forking send nothing, and write only what their options change; what they refuse, they refuse before
+   anything is written. Until the session goes on, what a crash left is seen in `pending` and `state.in_doubt`.
 6. A request is spliced from exact bytes, so it begins as the one before, and a fork's as its parent's. Nothing a turn
    does grows with the history but the request itself, and of that only the splicing: what was looked through once is
    not parsed again (`RequestView`).

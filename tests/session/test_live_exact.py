@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 ODD_BLOCKS = [
     '{"type":"text","text":"1.10 and 😀","citations":null}',
     '{"type":"from_the_future","b":1.10,"a":1e300,"big":'
-    + "9" * 300
+    + "9" * 400
     + ',"null":null,"deep":'
     + "[" * 90
     + "]" * 90
@@ -72,7 +72,7 @@ async def test_signatures_and_redacted_thinking_survive_and_the_api_accepts_them
 
 @in_loop
 async def test_odd_bytes_of_the_caller_are_sent_as_they_are() -> None:
-    exact = b'{"content":[{"text":"\\ud83d\\ude00","type":"text","n":1.10,"n":' + b"7" * 300 + b'}],"role":"user"}'
+    exact = b'{"content":[{"text":"\\ud83d\\ude00","type":"text","n":1.10,"n":' + b"7" * 400 + b'}],"role":"user"}'
     api = ScriptedApi(["One.", "Two."])
     async with (
         api.async_client() as client,

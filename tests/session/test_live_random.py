@@ -72,6 +72,7 @@ def scripted(chance: random.Random, seed: int) -> Callable[[dict[str, Any], int]
         else:
             reply = model(body, number)
         search = {"type": "server_tool_use", "id": f"srvtoolu_{number}", "name": "web_search", "input": {}}
+        little: list[list[Any]] = [[], [says("")], [says(" ")], [thinks("x")]]
         stops = ["refusal", "max_tokens", "end_turn", "model_context_window_exceeded"]
         odd: list[Callable[[], Any]] = [
             lambda: Failure(status=chance.choice([529, 500, 429])),
@@ -79,7 +80,7 @@ def scripted(chance: random.Random, seed: int) -> Callable[[dict[str, Any], int]
             lambda: msgspec.structs.replace(reply, cut=Cut(after_events=chance.randrange(12), how=_how(chance))),
             lambda: msgspec.structs.replace(reply, error=StreamError(after_events=chance.randrange(10))),
             lambda: reply if paused else msgspec.structs.replace(reply, stop_reason=chance.choice(stops)),
-            lambda: reply if paused else Reply(content=chance.choice([[], [says("")], [says(" ")], [thinks("x")]])),
+            lambda: reply if paused else Reply(content=chance.choice(little)),
             lambda: reply if paused else Reply(content=[thinks("Hm."), search], stop_reason="pause_turn"),
         ]
         return chance.choice(odd)() if chance.random() < 0.4 else reply
