@@ -6,6 +6,7 @@ import sys
 
 from bench import (
     append,
+    cli,
     follow,
     fork,
     fork_copy,
@@ -15,11 +16,14 @@ from bench import (
     live_turn,
     long_stream,
     open_busy,
+    recording,
     request_body,
+    search,
     session_listing,
     session_load,
     session_size,
     space,
+    transcripts,
     turns_size,
     verify,
 )
@@ -39,10 +43,14 @@ BENCHES = {
     "follow": follow.run,
     "import_time": import_time.run,
     "live_turn": live_turn.run,
+    "recording": recording.run,
     "request_body": request_body.run,
+    "search": search.run,
     "session_load": session_load.run,
     "session_listing": session_listing.run,
     "session_size": session_size.run,
+    "cli": cli.run,
+    "transcripts": transcripts.run,
 }
 
 if __name__ == "__main__":

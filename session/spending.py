@@ -41,22 +41,6 @@ By: TypeAlias = Literal["total", "day", "model", "tool", "session"]
 NO_TOOL: Final = "(no tool)"
 NO_MODEL: Final = "(unknown)"
 
-READ_TYPES: Final = frozenset(
-    event.type
-    for event in (
-        BlockReceived,
-        MessageAppended,
-        RequestSent,
-        ResponseInterrupted,
-        ResponseReceived,
-        ToolRefused,
-        ToolReturned,
-        ToolStarted,
-        UsageRecorded,
-    )
-)
-"""The types of the events that matter here; the others need not be read."""
-
 
 class Line(msgspec.Struct, frozen=True):
     """What was used under *key*, in so many *responses*. *calls*, *errors* and *seconds* are those of tools."""

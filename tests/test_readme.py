@@ -50,12 +50,6 @@ def test_the_storage_of_ones_own_passes_the_contract(tmp_path: Path) -> None:
     assert "failed" not in printed
 
 
-def test_the_log_at_work_shows_what_the_readme_says(tmp_path: Path) -> None:
-    printed = run(tmp_path, "-m", "eventstore")
-    assert "0 problems" in printed
-    assert "after one bit was flipped in a copy: digest: 'conversation' version 151" in printed
-
-
 @pytest.mark.parametrize("name", ["main", "test"])
 def test_each_command_is_one_line_of_shell(name: str) -> None:
     command = subprocess.check_output([ROOT / ".ci" / "readme-command", name], text=True)

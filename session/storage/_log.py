@@ -58,7 +58,7 @@ from session.storage.base import check_session_id, is_session_id
 from session.summary import SNAPSHOT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from eventstore.verify import Report
     from session.events import AnyEvent
@@ -249,17 +249,6 @@ class SessionLog:
         with _in_words_of_sessions():
             return [head for head in await self.log.children(session_id) if is_session_id(head.stream)]
 
-    async def everything(self, types: Collection[str]) -> AsyncIterator[tuple[str, StoredEvent]]:
-        """Each event of these types in the whole log once, with the session it was appended to, in the order of the
-        log: in the past that forks share, under its first session. Raises `EventDataError`.
-        """
-        after = START
-        while records := await self.log.read_all(after=after, limit=PAGE_EVENTS):
-            for record in records:
-                if isinstance(record, Event) and record.type in types and is_session_id(record.stream):
-                    yield record.stream, _decode(record)
-            after = records[-1].position
-
     async def snapshot(self, session_id: str) -> tuple[int, bytes] | None:
         """Version and data of the snapshot of the session's summary."""
         with _in_words_of_sessions():
@@ -275,6 +264,7 @@ class SessionLog:
         """The events behind version *after*, and each new one as it is committed, until the session is deleted. Raises
         `PlaceNotFoundError`.
         """
+        check_session_id(session_id)
         start = await self._position(session_id, after) if after else START
         with _in_words_of_sessions():
             async for record in self.log.follow(after=start, stream=session_id):

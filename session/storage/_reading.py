@@ -1,4 +1,4 @@
-"""Ways to look at a store that need no history folded: its newest messages, families of forks, every event once."""
+"""Ways to look at a store that need no history folded: the newest messages of a session, families of forks."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ async def newest_messages(log: SessionLog, session_id: str, count: int) -> Newes
     """The newest *count* messages: reads few more events than they took, unless a rewind or a compaction is among
     them.
     """
+    if count < 0:
+        raise ValueError(f"count is a number of messages, and not {count}")
     head = await log.head(session_id)
     window = max(_LEAST_WINDOW, _EVENTS_PER_MESSAGE * count)
     events: list[StoredEvent] = []  # oldest first

@@ -14,7 +14,7 @@ from session.storage.events import EventSessionStorage
 if TYPE_CHECKING:
     import builtins
     import datetime as dt
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -143,10 +143,6 @@ class BlockingEventSessionStorage:
     def family(self, session_id: str) -> tuple[builtins.list[Summary], dict[str, str]]:
         """See `EventSessionStorage.family`."""
         return run_now(self._sessions.family(session_id))
-
-    def everything(self, types: Collection[str]) -> Iterator[tuple[str, StoredEvent]]:
-        """See `EventSessionStorage.everything`."""
-        return iterate_now(self._sessions.everything(types))
 
     def update_metadata(
         self,

@@ -7,7 +7,7 @@ import datetime as dt
 import secrets
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ from session.storage.base import check_session_id, new_session_id
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from session.summary import Summary
 
 T = TypeVar("T")
+
+DIGEST_BYTES: Final = 32
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -202,9 +204,11 @@ class EventSessionStorage:
 
         *expect*: a digest (or its hexadecimal form) of this session that was kept elsewhere; it must be among them, so
         that nothing up to its event was changed. Without it a history that was rewritten with new digests passes: the
-        chain has no key. Raises `CorruptEventError` or `SessionAlteredError`.
+        chain has no key. Raises `CorruptEventError` or `SessionAlteredError`, and `ValueError` for what is no digest.
         """
         digest = bytes.fromhex(expect) if isinstance(expect, str) else expect
+        if digest is not None and len(digest) != DIGEST_BYTES:  # cut short or empty, it is no sign of an alteration
+            raise ValueError(f"expect is a digest of {DIGEST_BYTES} bytes, and not of {len(digest)}")
         return await self._beside_the_loop(lambda log: _verify(log, session_id, digest))
 
     # --- forks --------------------------------------------------------------------------------------------------------
@@ -235,6 +239,8 @@ class EventSessionStorage:
         They share a few flushes of the disk (so 1,000 take little longer than one), but each is a commit of its own: if
         the process dies first, some may be there.
         """
+        if n < 0:
+            raise ValueError(f"n is a number of forks, and not {n}")
         version = await self.version_at(session_id, at)
         children = [new_session_id() for _ in range(n)]
         return await self._log.together(
@@ -261,13 +267,6 @@ class EventSessionStorage:
         and those that cannot be read, with the reason.
         """
         return await self._beside_the_loop(lambda log: family(log, session_id))
-
-    async def everything(self, types: Collection[str]) -> AsyncGenerator[tuple[str, StoredEvent], None]:
-        """Each event of these types in the whole store once, with the session it was appended to, oldest first. Raises
-        `EventDataError`.
-        """
-        async for session_id, event in self._log.everything(types):
-            yield session_id, event
 
     async def update_metadata(
         self,

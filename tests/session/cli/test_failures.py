@@ -1,0 +1,252 @@
+"""Whatever goes wrong: one line on stderr, the exit code, no traceback, nothing on stdout."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from eventstore import BlockingLmdbEventLog, NewEvent
+from session.events import MessageAppended
+from session.storage.blocking import BlockingEventSessionStorage
+from tests.session.cli.cli_kit import append
+
+if TYPE_CHECKING:
+    from tests.session.cli.cli_kit import Cli
+
+REFOLD = [sys.executable, "-m", "session"]
+
+
+def fails(cli: Cli, code: int, *arguments: str) -> str:
+    """Run it, and return the line."""
+    ran = cli(*arguments)
+    assert ran.code == code, ran
+    assert ran.out == ""
+    assert ran.err.endswith("\n")
+    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.startswith("refold: ")
+    assert "internal error" not in ran.err
+    return ran.err
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "said"),
+    [
+        (3, ["show", "sess_nowhere"], "Session not found: sess_nowhere"),
+        (3, ["show", "sess_main@9999"], "place not found"),
+        (3, ["show", "sess_main@turn:99"], "4 turns"),
+        (3, ["diff", "sess_main", "sess_main@msg_none"], "never had this message"),
+        (1, ["show", "sess_main@somewhere"], "a place is a version"),
+        (1, ["show", "sess/main"], "invalid session id"),
+        (1, ["show", "sess_fork"], "2 sessions begin with sess_fork: sess_fork_one, sess_fork_two"),
+        (1, ["fork", "sess_main", "--id", "sess_other"], "exists already"),
+        (1, ["fork", "sess_main", "--id", "sess_new", "--count", "2"], "--id names one session"),
+        (1, ["verify", "--expect", "00"], "name it"),
+        (1, ["verify", "sess_main", "--checkpoint", "/dev/null"], "name no session"),
+        (1, ["verify", "sess_main", "--expect", "nonsense"], "not a hexadecimal digest"),
+        (1, ["verify", "sess_main", "--expect", "00"], "64 hexadecimal digits"),
+        (1, ["verify", "--checkpoint", "/nonexistent/file"], "no such file"),
+        (1, ["verify", "--checkpoint", "/dev/null"], "not a checkpoint"),
+        (1, ["cleanup", "--older-than", "soon"], "not an age"),
+        (1, ["cleanup", "--older-than", "999999999w"], "more than"),
+        (1, ["list", "--limit", "-1"], "--limit"),
+        (1, ["no-such-command"], "No such command"),
+        (1, ["shwo", "sess_main"], "Did you mean show?"),
+        (1, ["list", "--no-such-option"], "No such option"),
+        (1, ["show"], "Missing argument"),
+        (3, ["schema", "nothing"], "no command nothing"),
+    ],
+)
+def test_a_command_that_cannot_do_it_says_why_in_a_line(cli: Cli, code: int, arguments: list[str], said: str) -> None:
+    assert said.lower() in fails(cli, code, *arguments).lower()
+
+
+def test_a_beginning_that_only_one_id_has_is_enough(cli: Cli) -> None:
+    assert cli.ok("show", "sess_m@turn:1").out == cli.ok("show", "sess_main@turn:1").out
+
+
+def test_an_id_is_itself_even_if_others_begin_with_it(cli: Cli) -> None:
+    cli.ok("fork", "sess_other@1", "--id", "sess_fork")
+    assert cli.ok("show", "sess_fork").out == ""
+
+
+def test_a_missing_store_is_not_found_and_not_made(cli: Cli, tmp_path: Path) -> None:
+    cli.store = tmp_path / "nothing"
+    assert f"there is no store at {cli.store}" in fails(cli, 3, "list")
+    assert "there is no store" in fails(cli, 3, "verify")
+    assert not cli.store.exists()
+
+
+def test_a_path_that_is_a_file_or_another_directory_is_an_error(cli: Cli, tmp_path: Path) -> None:
+    cli.store = tmp_path / "file"
+    cli.store.write_text("text")
+    assert "not a directory" in fails(cli, 1, "list")
+    cli.store = tmp_path / "other"
+    cli.store.mkdir()
+    (cli.store / "letter.txt").write_text("text")
+    assert "other files" in fails(cli, 1, "list")
+
+
+def test_a_damaged_store_is_told_from_others_by_its_exit_code(cli: Cli) -> None:
+    data = cli.store / "data.mdb"
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    fails(cli, 4, "list")
+    data.write_bytes(b"\0" * 8192 + whole[8192:])
+    fails(cli, 4, "list")
+
+
+def test_a_session_that_cannot_be_read_hides_no_other(cli: Cli) -> None:
+    cli.ok("fork", "sess_main", "--id", "sess_broken")
+    with BlockingLmdbEventLog(cli.store) as log:
+        log.append("sess_broken", [NewEvent("message_appended", b"\xc1 no msgpack")])
+    for command in (["list"], ["tree", "sess_main"]):
+        ran = cli(*command)
+        assert ran.code == 4
+        assert len(ran.rows) == (4 if command == ["list"] else 3)
+        assert ran.err.startswith("refold: sess_broken cannot be read: ")
+        assert ran.err.count("\n") == 1
+    assert "unreadable event" in fails(cli, 4, "show", "sess_broken")
+    stats = cli("stats")
+    assert (stats.code, stats.rows[0][0]) == (4, "total")
+    assert stats.err.startswith("refold: sess_broken cannot be read: ")
+
+
+def test_verify_finds_a_byte_that_was_flipped(cli: Cli) -> None:
+    data = cli.store / "data.mdb"
+    raw = bytearray(data.read_bytes())
+    place = raw.index(b"something else")
+    raw[place] ^= 1
+    data.write_bytes(raw)
+    ran = cli("verify", "--json")
+    assert ran.code == 2
+    assert json.loads(ran.out)["problems"][0]["session"] == "sess_other"
+    assert cli("verify", "sess_other").code == 2
+    assert cli("verify", "sess_main").code == 0
+
+
+def test_a_store_that_is_being_used_cannot_be_compacted(cli: Cli) -> None:
+    code = (
+        "import sys, eventstore; log = eventstore.BlockingLmdbEventLog(sys.argv[1]); print('open', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(cli.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert "another process" in fails(cli, 4, "compact")
+        other.communicate(b"\n")
+    cli.ok("compact")
+
+
+def test_a_store_whose_files_are_being_replaced_is_locked(cli: Cli) -> None:
+    with (cli.store / "refold.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "replacing its files" in fails(cli, 4, "list")
+    cli.ok("list")
+
+
+@pytest.mark.parametrize("variable", ["REFOLD_STORE", None])
+def test_the_store_is_named_by_an_option_or_the_environment(
+    cli: Cli, variable: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from session.cli import run
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    shutil.copytree(cli.store, tmp_path / "home" / ".refold")
+    if variable:
+        monkeypatch.setenv(variable, str(cli.store))
+    else:
+        monkeypatch.delenv("REFOLD_STORE", raising=False)
+    assert run(["list"]) == 0
+    monkeypatch.setenv("REFOLD_STORE", str(tmp_path / "wrong"))
+    assert run(["list"]) == 3
+    assert run(["list", "--store", str(cli.store)]) == 0, "behind the command, too"
+    assert run(["--store", str(cli.store), "list"]) == 0, "and before it"
+
+
+def test_a_store_that_may_not_be_read_is_an_error(cli: Cli) -> None:
+    """Root may read everything: the command runs as nobody, where this is root."""
+    cli.store.chmod(0o700)
+    become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    if not become:
+        cli.store.chmod(0)
+    done = subprocess.run(
+        [*become, *REFOLD, "--store", str(cli.store), "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 1, done.stderr
+    assert "permission denied" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# --- the world around: these run as processes -------------------------------------------------------------------------
+
+
+def refold(cli: Cli, arguments: str, *, shell: str = "") -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m session --store {cli.store} {arguments} {shell}"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback(cli: Cli) -> None:
+    with BlockingEventSessionStorage(cli.store) as store:
+        append(store, "sess_long", *(MessageAppended.of({"role": "user", "content": "x" * 500}) for _ in range(2_000)))
+    done = refold(cli, "log sess_long", shell="| head -1; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_full_disk_under_the_output_is_one_line(cli: Cli) -> None:
+    done = refold(cli, "list", shell="> /dev/full")
+    assert (done.returncode, done.stderr) == (1, "refold: cannot go on: no space left on device\n")
+
+
+def test_ctrl_c_ends_tail_quietly_and_other_commands_with_a_line(cli: Cli) -> None:
+    with subprocess.Popen(
+        [*REFOLD, "--store", str(cli.store), "tail", "-f", "sess_main", "-n", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        cli.ok("rename", "sess_main", "seen at once")
+        assert "seen at once" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert first
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_an_interrupt_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlockingEventSessionStorage, "summaries", interrupted)
+    assert fails(cli, 1, "list") == "refold: interrupted\n"
+
+
+def test_even_a_mistake_of_ours_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh\n\x1b[31m no")
+
+    monkeypatch.setattr(BlockingEventSessionStorage, "summaries", broken)
+    ran = cli("list")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert r"internal error: ZeroDivisionError: oh\n\x1b[31m no" in ran.err
