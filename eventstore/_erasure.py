@@ -175,7 +175,7 @@ def _plan(transaction: Transaction, number: int, budget: _Budget) -> _Plan:
     origin = origin_of(transaction, number)
     needed = needed_version(transaction, number)
     floor = max(needed or 0, origin.at)
-    positions, rest = _walk_down(transaction, left, floor, budget)
+    positions, rest = _walk_down(transaction, number, left, floor, budget)
     plan = _Plan(len(positions), [], [])
     for position in positions:
         plan.gone.extend((layout.log_key(position), layout.activity_key(position, number)))
@@ -197,13 +197,17 @@ def _plan(transaction: Transaction, number: int, budget: _Budget) -> _Plan:
     return plan
 
 
-def _walk_down(transaction: Transaction, left: Erasure, floor: int, budget: _Budget) -> tuple[list[int], Erasure]:
-    """The positions of the events above *floor*, newest first, as many as the batch takes, and where that leads."""
+def _walk_down(
+    transaction: Transaction, number: int, left: Erasure, floor: int, budget: _Budget
+) -> tuple[list[int], Erasure]:
+    """The positions of the stream's own events above *floor*, newest first, as many as the batch takes, and where that
+    leads. Nobody else's events are erased, wherever a damaged row leads.
+    """
     positions: list[int] = []
     position, version = left
     while version > floor and budget.events > 0 and budget.bytes > 0:
         try:
-            header, value = get_event(transaction, position, version)
+            header, value = _get_own_event(transaction, number, position, version)
         except DamagedRecord:
             if positions:
                 break  # these can go; the next batch begins, and stops, at the damage
@@ -213,6 +217,15 @@ def _walk_down(transaction: Transaction, left: Erasure, floor: int, budget: _Bud
         positions.append(position)
         position, version = header.previous, version - 1
     return positions, Erasure(position, version)
+
+
+def _get_own_event(
+    transaction: Transaction, number: int, position: int, version: int
+) -> tuple[layout.Header, memoryview]:
+    header, value = get_event(transaction, position, version)
+    if header.stream != number:
+        raise DamagedRecord("the event is another stream's", version=version, position=position)
+    return header, value
 
 
 def _plan_for_parent(  # noqa: PLR0917  (who, of whom, from where to where)

@@ -47,7 +47,9 @@ _NETWORK: Final = {
 _BYTES: Final = {"disk": 0, "os": 1}  # of the lock file, that stand for a durability
 # type, whence, start, length, process: a lock of Linux that belongs to the open file, and not to the process
 _BYTE_LOCK: Final = struct.Struct("@hhqqi4x")
-_OPEN_FILE_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
+_OFD_GETLK: Final = 36  # Linux's numbers for them: other systems' `fcntl` has no such names
+_OFD_SETLK: Final = 37
+_HAS_OPEN_FILE_LOCKS: Final = sys.platform == "linux"
 _PATIENCE_SECONDS: Final = 0.5  # how long an open waits for a compaction, or for one who looks for abandoned files
 _META_MAGIC: Final = 0xBEEFC0DE
 _META_FLAG: Final = 0x08
@@ -238,10 +240,9 @@ class SharedLock:
         """
         own = _BYTES[durability]
         deadline = time.monotonic() + _PATIENCE_SECONDS / 5  # of two that look at once, each may see the other looking
-        while _OPEN_FILE_LOCK is not None:
+        while _HAS_OPEN_FILE_LOCKS:
             _lock_byte(self._descriptor, own, fcntl.F_RDLCK)
-            if _lock_byte(self._descriptor, 1 - own, fcntl.F_WRLCK):  # nobody holds it
-                _lock_byte(self._descriptor, 1 - own, fcntl.F_UNLCK)
+            if not _is_byte_held(self._descriptor, 1 - own):
                 return
             _lock_byte(self._descriptor, own, fcntl.F_UNLCK)
             if time.monotonic() > deadline:
@@ -275,14 +276,20 @@ class SharedLock:
         os.close(self._descriptor)
 
 
-def _lock_byte(descriptor: int, byte: int, kind: int) -> bool:
-    """Whether the byte could be locked so; where the system knows no such locks, nobody is in the way."""
-    assert _OPEN_FILE_LOCK is not None
+def _lock_byte(descriptor: int, byte: int, kind: int) -> None:
+    """Share a byte, or let go of it: as nobody takes one alone, nobody is in the way."""
+    with contextlib.suppress(OSError):  # a file system that knows no such locks
+        fcntl.fcntl(descriptor, _OFD_SETLK, _BYTE_LOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+def _is_byte_held(descriptor: int, byte: int) -> bool:
+    """Whether somebody else holds it. Asked, and not tried: two who tried at once would be in each other's way."""
+    question = _BYTE_LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     try:
-        fcntl.fcntl(descriptor, _OPEN_FILE_LOCK, _BYTE_LOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
-    except OSError as error:
-        return error.errno not in {errno.EAGAIN, errno.EACCES}
-    return True
+        answer = fcntl.fcntl(descriptor, _OFD_GETLK, question)
+    except OSError:
+        return False  # as above
+    return bool(_BYTE_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 FileIdentity: TypeAlias = tuple[int, int] | None

@@ -18,11 +18,11 @@ from eventstore._erasure import Step, Stopped, erase_some, resume_stopped
 from eventstore._layout import DamagedRecord, Erasure, Facts, Header, StoredSnapshot
 from eventstore._lineage import (
     Spine,
+    find_head,
     find_position,
     find_stream,
     get_event,
     get_facts,
-    get_head,
     get_record,
     jump_of_next,
     load_spine,
@@ -254,7 +254,7 @@ class Ledger:
         stream.deleted = facts.deleted
         if facts.deleted:
             return stream
-        stream.position, stream.version = get_head(self._transaction, number)
+        stream.position, stream.version = find_head(self._transaction, number, facts.created)
         created, _ = get_record(self._transaction, facts.created)
         if created.kind == layout.FORKED:
             stream.forked_at, stream.fork_id = created.version, created.commit_id

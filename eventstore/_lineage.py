@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from eventstore._layout import (
     EVENT,
+    FORKED,
     HEADER_BYTES,
     DamagedRecord,
     Facts,
@@ -24,10 +25,13 @@ from eventstore._layout import (
     unpack_header,
     unpack_numbers,
     unpack_pointers,
+    unpack_stream,
     unpack_version,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventstore._lmdb import Transaction
 
 Spine = tuple[int, int, "Spine | None"]
@@ -65,6 +69,21 @@ def get_head(transaction: Transaction, stream: int) -> tuple[int, int]:
     return unpack_head(value)
 
 
+def find_head(transaction: Transaction, stream: int, created: int) -> tuple[int, int]:
+    """As `get_head`, having held the row, which has no checksum, against the record it leads to: an event of the
+    stream's own, or the one it was forked from. *created*: the position of its first record. Raises `DamagedRecord`.
+    """
+    position, version = get_head(transaction, stream)
+    value = transaction.get(log_key(position))
+    if value is not None and len(value) >= HEADER_BYTES and _whose(value) == (stream, version):
+        return position, version
+    marker, _ = get_record(transaction, created)
+    if marker.kind == FORKED and (marker.previous, marker.version) == (position, version):
+        return position, version
+    get_event(transaction, position, version)
+    raise DamagedRecord("its head is an event of another stream", version=version, position=position)
+
+
 def get_record(transaction: Transaction, position: int) -> tuple[Header, memoryview]:
     """The record at *position*. Raises `DamagedRecord`."""
     value = transaction.get(log_key(position))
@@ -89,9 +108,30 @@ def get_event(transaction: Transaction, position: int, version: int) -> tuple[He
 
 
 def find_position(transaction: Transaction, position: int, version: int, wanted: int) -> int:
-    """The position of version *wanted* in the lineage that has *version* at *position*: O(log n) records."""
+    """The position of version *wanted* in the lineage that has *version* at *position*: O(log n) records.
+
+    A damaged pointer can lead to an event of the same version in another stream. So where the way ends in another
+    stream than it began, which an ancestor's event does too, it is gone again with checksums.
+    """
+    found = _go_down(_pointers, transaction, position, version, wanted)
+    if found == position or not wanted:
+        return found
+    begins, ends = transaction.get(log_key(position)), transaction.get(log_key(found))
+    whole = begins is not None and ends is not None and len(ends) >= HEADER_BYTES
+    if whole and _whose(begins)[0] == _whose(ends)[0]:
+        return found
+    return _go_down(_checked_pointers, transaction, position, version, wanted)
+
+
+def _go_down(
+    pointers: Callable[[Transaction, int, int], tuple[int, int]],
+    transaction: Transaction,
+    position: int,
+    version: int,
+    wanted: int,
+) -> int:
     while version > wanted:
-        previous, leap = _pointers(transaction, position, version)
+        previous, leap = pointers(transaction, position, version)
         jump = jump_version(version)
         if jump >= wanted:
             position, version = leap, jump
@@ -112,6 +152,17 @@ def _pointers(transaction: Transaction, position: int, version: int) -> tuple[in
     if previous >= position or jump >= position:
         raise DamagedRecord("a pointer does not go back", version=version, position=position)
     return previous, jump
+
+
+def _checked_pointers(transaction: Transaction, position: int, version: int) -> tuple[int, int]:
+    header, _ = get_event(transaction, position, version)
+    return header.previous, header.jump
+
+
+def _whose(value: memoryview | None) -> tuple[int, int]:
+    """Stream number and version in the header of an event, unchecked."""
+    assert value is not None
+    return unpack_stream(value), unpack_version(value)
 
 
 def first_behind(transaction: Transaction, position: int, version: int, behind: int) -> int:

@@ -6,8 +6,6 @@ pins pages for long and an event loop can breathe in between. Damage raises `Cor
 
 from __future__ import annotations
 
-import struct
-from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from eventstore import _chain
@@ -15,6 +13,7 @@ from eventstore import _layout as layout
 from eventstore._layout import DamagedRecord, Facts, Header
 from eventstore._lineage import (
     LostRecord,
+    find_head,
     find_position,
     find_stream,
     first_behind,
@@ -23,6 +22,7 @@ from eventstore._lineage import (
     get_head,
     get_record,
 )
+from eventstore._listing import BEYOND, newest_streams, rows_of
 from eventstore.errors import CorruptEventError, InvalidCursorError, StreamDeletedError, StreamNotFoundError
 from eventstore.log import (
     NO_DIGEST,
@@ -39,7 +39,7 @@ from eventstore.log import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from eventstore._lmdb import Transaction
 
@@ -48,16 +48,18 @@ PAGE_EVENTS: Final = 256
 PAGE_BYTES: Final = 4 * 2**20
 _PAGE_STREAMS: Final = 1_000
 _NAMES_KEPT: Final = 65_536
-_TAIL_RECORDS: Final = 256  # of the log that a listing looks at before it turns to the activity table
-_BEYOND: Final = 2**63  # no position is as great
 
 
 class Walk(NamedTuple):
-    """Where a backward walk through a lineage stands: the next event to read, and the last one wanted (exclusive)."""
+    """Where a backward walk through a lineage stands: the next event to read, the last one wanted (exclusive), and
+    position and stream number of the event read before it (at the start: 0, and the stream whose lineage it is).
+    """
 
     position: int
     version: int
     after: int
+    newer: int = 0
+    stream: int = 0
 
 
 class Reader:
@@ -80,7 +82,7 @@ class Reader:
             raise InvalidCursorError(position, "it is no position")
         if position[: layout.LOG_ID_BYTES] != self._log_id:
             raise InvalidCursorError(position, "it belongs to another log")
-        return int.from_bytes(position[layout.LOG_ID_BYTES :], "big")
+        return min(int.from_bytes(position[layout.LOG_ID_BYTES :], "big"), BEYOND)
 
     # ------------------------------------------------------------------------------------------------ streams
 
@@ -113,7 +115,7 @@ class Reader:
     def _head(self, transaction: Transaction, number: int, facts: Facts) -> Head:
         name = facts.name.decode()
         try:
-            position, version = get_head(transaction, number)
+            position, version = find_head(transaction, number, facts.created)
             created, value = get_record(transaction, facts.created)
             forked = self._forked(transaction, name, facts.created, created, value)
             own = forked is None or version > forked.at
@@ -144,7 +146,9 @@ class Reader:
         """See `EventLog.children`."""
         prefix = layout.children_prefix(self.find(transaction, stream))
         heads = []
-        for child in sorted(layout.key_child(key)[2] for key, _ in _rows(transaction, prefix)):  # numbers are in order
+        for child in sorted(
+            layout.key_child(key)[2] for key, _ in rows_of(transaction, prefix)
+        ):  # numbers are in order
             facts = get_facts(transaction, child)
             if not facts.deleted:
                 heads.append(self._head(transaction, child, facts))
@@ -154,19 +158,9 @@ class Reader:
         """The *limit* living streams with the newest activity, of those whose activity lies before *before*; and
         whether there are more.
 
-        The newest records of the log mostly tell; what they leave open, the activity table does. Places decide in both:
-        more is read only of the streams that are returned.
+        More is read only of the streams that are returned.
         """
-        numbers, before = _newest_in_tail(transaction, limit, _BEYOND if before is None else before)
-        more = False
-        for bucket in _buckets(transaction, before):
-            room = limit - len(numbers)
-            there = _active_in(transaction, bucket, before)
-            active = sorted(there, reverse=True) if room else list(islice(there, 1))
-            numbers += [number for _, number in active[:room]]
-            more = len(active) > room
-            if more:
-                break
+        numbers, more = newest_streams(transaction, limit, before)
         return [self._head(transaction, number, get_facts(transaction, number)) for number in numbers], more
 
     def checkpoint_page(self, transaction: Transaction, after: int) -> tuple[list[CheckpointEntry], int]:
@@ -195,13 +189,13 @@ class Reader:
 
     def start_walk(self, transaction: Transaction, stream: str, after: int, upto: int) -> Walk:
         """A walk back from version *upto* (clipped to the head) to *after*."""
-        number = self.find(transaction, stream)
+        number, facts = self._living(transaction, stream)
         try:
-            position, version = get_head(transaction, number)
+            position, version = find_head(transaction, number, facts.created)
             top = min(upto, version)
             if top <= after:
                 return Walk(0, after, after)
-            return Walk(find_position(transaction, position, version, top), top, after)
+            return Walk(find_position(transaction, position, version, top), top, after, stream=number)
         except DamagedRecord as error:
             raise self._corrupt(stream, error) from error
 
@@ -222,34 +216,38 @@ class Reader:
 
     def _walk_page(
         self,
-        read: Callable[[Transaction, int, int], tuple[T, int, int]],
+        read: Callable[[Transaction, int, int], tuple[T, int, int, int]],
         transaction: Transaction,
         stream: str,
         walk: Walk,
         limit: int,
     ) -> tuple[list[T], Walk]:
         events: list[T] = []
-        position, version, after = walk
+        position, version, after, newer, number = walk
         size = 0
         try:
             while version > after and len(events) < limit and size < PAGE_BYTES:
-                event, length, position = read(transaction, position, version)
+                event, length, previous, found = read(transaction, position, version)
+                if found != number:
+                    _check_seam(transaction, newer, position, version)
+                    number = found
                 events.append(event)
                 size += length
-                version -= 1
+                newer, position, version = position, previous, version - 1
         except DamagedRecord as error:
             if isinstance(error, LostRecord):
                 self.find(transaction, stream)  # it may have been deleted, and erased, since the page before
             error.version, error.position = error.version or version, error.position or position
             raise self._corrupt(stream, error) from error
-        return events, Walk(position, version, after)
+        return events, Walk(position, version, after, newer, number)
 
-    def _read_verified(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int]:
+    def _read_verified(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int, int]:
         get_event(transaction, position, version)
         return self._read_event(transaction, position, version)
 
-    def _read_event(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int]:
-        """The event with *version* at *position*, its length in the file, and the position of the one before it.
+    def _read_event(self, transaction: Transaction, position: int, version: int) -> tuple[Event, int, int, int]:
+        """The event with *version* at *position*, its length in the file, the position of the one before it, and the
+        number of the stream it was appended to.
 
         This is `_event` without the steps between, for histories are read in this loop: lengths, version and pointers
         are checked, the checksum is left to `verify`. Raises `DamagedRecord`.
@@ -286,9 +284,9 @@ class Reader:
             salt,
             digest,
         )
-        return event, length, previous
+        return event, length, previous, number
 
-    def _read_content(self, transaction: Transaction, position: int, version: int) -> tuple[Content, int, int]:
+    def _read_content(self, transaction: Transaction, position: int, version: int) -> tuple[Content, int, int, int]:
         """As `_read_event`, with the same checks, for the part of it that a fold needs."""
         value = transaction.get(layout.log_key(position))
         if value is None or len(value) < layout.HEADER_BYTES:
@@ -315,7 +313,7 @@ class Reader:
             bytes(value[meta:data]) if meta_length else b"",
             time_ns,
         )
-        return content, length, previous
+        return content, length, previous, number
 
     def digest_at(self, transaction: Transaction, stream: str, version: int) -> bytes:
         """The digest of *version* in the lineage of *stream*."""
@@ -332,7 +330,7 @@ class Reader:
             _, value = get_record(transaction, deleted)
             return [self.record(transaction, deleted, value)] if deleted > after else []
         try:
-            position, version = get_head(transaction, number)
+            position, version = find_head(transaction, number, facts.created)
             first = first_behind(transaction, position, version, after)
         except DamagedRecord as error:
             raise self._corrupt(stream, error) from error
@@ -353,7 +351,7 @@ class Reader:
         """The next records of the whole log behind position *after*: at most a page, at most *limit*."""
         records: list[Record] = []
         size = 0
-        for key, value in _rows(transaction, layout.LOG, start=layout.log_key(after + 1)):
+        for key, value in rows_of(transaction, layout.LOG, start=layout.log_key(after + 1)):
             if len(records) >= limit or size >= PAGE_BYTES:
                 break
             size += len(value)
@@ -442,75 +440,17 @@ def check_digests(events: list[Event], previous: bytes) -> None:
         previous = event.digest
 
 
+def _check_seam(transaction: Transaction, newer: int, position: int, version: int) -> None:
+    """Where a walk comes into another stream: a fork point, or a damaged stream number or pointer. So the checksums are
+    compared of the event with *version* at *position*, and of the *newer* one that led to it.
+    """
+    if newer:
+        get_event(transaction, newer, version + 1)
+    get_event(transaction, position, version)
+
+
 def event_digest(event: Event, previous: bytes) -> bytes:
     """The digest that *event* must have behind an event with the digest *previous*."""
     content = _chain.content(event.type.encode(), event.meta, _chain.commitment(event.salt, event.data))
     stream = _chain.prefixed(event.stream.encode())
     return _chain.link(previous, event.version, event.time_ns, event.commit_id, stream, content)
-
-
-def _rows(
-    transaction: Transaction, prefix: bytes, start: bytes | None = None
-) -> Iterator[tuple[memoryview, memoryview]]:
-    cursor = transaction.cursor()
-    if not cursor.set_range(start or prefix):
-        return
-    for key, value in cursor:
-        if bytes(key[: len(prefix)]) != prefix:
-            return
-        yield key, value
-
-
-def _newest_in_tail(transaction: Transaction, limit: int, before: int) -> tuple[list[int], int]:
-    """Living streams whose newest activity is among the log's last records before position *before*, newest first; and
-    the position before which the others' lies.
-    """
-    numbers: list[int] = []
-    met: set[int] = set()
-    cursor = transaction.cursor()
-    found = cursor.prev() if cursor.set_range(layout.log_key(before)) else cursor.last()
-    for _ in range(_TAIL_RECORDS):
-        if not found or len(numbers) >= limit or bytes(cursor.key()[:1]) != layout.LOG:
-            break
-        before = layout.key_position(cursor.key())
-        header = layout.unpack_header(before, cursor.value())
-        if header.stream not in met:
-            met.add(header.stream)
-            row = transaction.get(layout.head_key(header.stream))
-            position = layout.unpack_head(row)[0] if row is not None else _BEYOND  # it was deleted
-            # A fork without own events has its parent's head position, which lies before its own record.
-            if position == before or (header.kind == layout.FORKED and position < before):
-                numbers.append(header.stream)
-        found = cursor.prev()
-    return numbers, before
-
-
-def _buckets(transaction: Transaction, before: int) -> Iterator[int]:
-    """The buckets in which a stream was active, newest first, from that of position *before* on."""
-    cursor = transaction.cursor()
-    bound = (before >> layout.BUCKET_SHIFT) + 1
-    while True:
-        found = cursor.set_range(layout.activity_key(bound << layout.BUCKET_SHIFT, 0)) and cursor.prev()
-        if not found or bytes(cursor.key()[:1]) != layout.ACTIVITY:
-            return
-        bound, _ = layout.key_activity(cursor.key())
-        yield bound
-
-
-def _active_in(transaction: Transaction, bucket: int, before: int) -> Iterator[tuple[int, int]]:
-    """Position of the newest activity, if it lies in *bucket* and before *before*, and number of living streams."""
-    first = bucket << layout.BUCKET_SHIFT
-    end = min(first + (1 << layout.BUCKET_SHIFT), before)
-    prefix = layout.activity_key(first, 0)[:9]
-    get, head_fields = transaction.get, layout.unpack_head_fields
-    try:
-        for key, value in _rows(transaction, prefix):
-            row = get(layout.HEADS + key[9:])  # the stream stands in both as it is
-            if row is not None:
-                activity, _ = head_fields(row)
-                if len(value):
-                    activity = max(activity, layout.unpack_fork_position(value))
-                if first <= activity < end:
-                    yield activity, layout.key_activity(key)[1]
-    except struct.error as error:
-        raise DamagedRecord(f"a heads row of another length: {error}") from error
