@@ -53,6 +53,15 @@ from session.usage import Usage, total
 if TYPE_CHECKING:
     from session.live import Received, Session, create_session, fork_session, resume_session
     from session.recording import Recorder
+    from session.replay import (
+        Divergence,
+        NothingToReplayError,
+        ReplayDivergedError,
+        Replayer,
+        ReplayError,
+        ReplayOverError,
+        ResponseNotRecordedError,
+    )
     from session.storage import (
         Appended,
         BlockingEventSessionStorage,
@@ -80,6 +89,7 @@ __all__ = [
     "AnyEvent",
     "Appended",
     "BlockingEventSessionStorage",
+    "Divergence",
     "EventDataError",
     "EventSessionStorage",
     "FileSessionStorage",
@@ -96,6 +106,7 @@ __all__ = [
     "Meta",
     "NoModelError",
     "NothingToAnswerError",
+    "NothingToReplayError",
     "Pending",
     "Place",
     "PlaceNotFoundError",
@@ -105,8 +116,13 @@ __all__ = [
     "Recorder",
     "RecordingFailedError",
     "RedisSessionStorage",
+    "ReplayDivergedError",
+    "ReplayError",
+    "ReplayOverError",
+    "Replayer",
     "RequestOpenError",
     "ResponseCutError",
+    "ResponseNotRecordedError",
     "Session",
     "SessionAlteredError",
     "SessionClosedError",
@@ -154,6 +170,18 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Received", "Session", "create_session", "fork_session", "resume_session"), "session.live"),
     "Recorder": "session.recording",
+    **dict.fromkeys(
+        (
+            "Divergence",
+            "NothingToReplayError",
+            "ReplayDivergedError",
+            "ReplayError",
+            "ReplayOverError",
+            "Replayer",
+            "ResponseNotRecordedError",
+        ),
+        "session.replay",
+    ),
     **dict.fromkeys(("Tool", "builtin_tools"), "session.tools"),
 }
 

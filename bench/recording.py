@@ -1,0 +1,352 @@
+"""What does recording cost a program: time per call, bytes per turn, and does any of it grow with the history?
+
+1. A call: the answer of 900 B is streamed in 40 pieces over a socket, from a server in another process. What recording
+   adds in CPU time beyond its appends, which are measured alone, beside the time of a bare call. Bar: at most 10 %.
+2. Bytes: an agent's loop (asks of 200 B, answers of 1.5 KB, tool results of 3 to 30 KB). Bar: the file has at most 1.5
+   times the bytes of the messages, tools and system, each once.
+3. Growth: a chat of 5,000 turns (250 B and 900 B), each request with the whole history. Bars: a turn costs the same
+   bytes at the end as early on; there recording adds at most 20 % to the CPU time of the SDK's own call.
+
+To fill the long chat the middleware is called without the SDK around it, which would take an hour of copying; what is
+measured is a client's call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+import msgspec
+from anthropic import Anthropic, APIResponse
+from anthropic._models import FinalRequestOptions
+from anthropic.types import Message
+
+from bench.harness import Contestant, Finding, Result, Series, Size, content_hash, file_bytes, interleave
+from bench.report import run_alone
+from bench.workload import Text
+from session.recording import Recorder
+from session.storage import BlockingEventSessionStorage
+from session.testing import Reply, calls, says, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from anthropic import APIRequest
+
+    from session.events import AnyEvent
+
+QUESTION = "what does recording cost a program, and does it grow with the history?"
+MODEL: Final = "claude-sonnet-5-5"
+ASK: Final[dict[str, Any]] = {"model": MODEL, "max_tokens": 1000}
+USAGE: Final = wire.usage(12, 840, 21504, 0, 310)
+BARS: Final = 40  # characters of the longest bar of the plot
+
+
+def run(size: Size) -> Result:
+    """All three parts."""
+    with size.scratch() as directory:
+        series, call, hashes = _call_cost(size, directory)
+        loop = _loop_bytes(size, directory)
+        growth = _growth(size, directory)
+    series += [loop.series, *growth.series]
+    return Result(QUESTION, series, [call, loop.finding, *growth.findings], hashes, growth.plot)
+
+
+# --- 1: a call --------------------------------------------------------------------------------------------------------
+
+
+def _call_cost(size: Size, directory: Path) -> tuple[list[Series], Finding, dict[str, dict[str, str]]]:
+    calls_made = size.pick(full=40, small=3)
+    with _server(directory) as address, contextlib.ExitStack() as stack:
+        recorded_in, again = [
+            stack.enter_context(BlockingEventSessionStorage(directory / name, durability="os"))
+            for name in ("recorded", "again")
+        ]
+        recorder = Recorder(recorded_in)
+        bare = stack.enter_context(_client(address))
+        recorded = stack.enter_context(_client(address, middleware=[recorder]))
+        appends = _Appends(recorded_in, again, recorder)
+        turns = _InTurns(bare, recorded, appends, calls_made)
+        contestants = [
+            Contestant("bare call", "-", lambda n: _seconds(lambda: _ask(bare, n, calls_made)) / calls_made),
+            Contestant("bare call, CPU", "-", lambda n: turns.play(n) / calls_made),
+            Contestant("recorded, CPU", "os", lambda _: turns.recorded / calls_made),
+            Contestant("bare and its appends, CPU", "os", lambda _: turns.appended / calls_made),
+        ]
+        series = interleave(size, contestants)
+        hashes = {"every event": appends.hashes()}
+    pairs = zip(*(series[c.name].values for c in contestants), strict=True)
+    added = sorted((recorded - appended) / bare for bare, _, recorded, appended in pairs)
+    finding = Finding("CPU added beyond the appends / bare call", 100 * added[len(added) // 2], "%", at_most=10)
+    return list(series.values()), finding, hashes
+
+
+@contextlib.contextmanager
+def _server(directory: Path) -> Iterator[str]:
+    """A scripted API in a process of its own."""
+    script, port = directory / "script.py", directory / "port"
+    text = Text(1).take(900).decode()
+    script.write_text(
+        "from session.testing import Reply\n"
+        f"def script(_body, _number):\n    return Reply(content={text!r}, id='msg_1')\n"
+    )
+    command = [sys.executable, "-m", "session.testing.api", "--script", str(script), "--port-file", str(port)]
+    with subprocess.Popen(command) as process:
+        try:
+            while not port.exists():
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{port.read_text()}"
+        finally:
+            process.terminate()
+
+
+def _client(address: str, **options: Any) -> Anthropic:  # noqa: ANN401 - the SDK's own options
+    return Anthropic(api_key="none", base_url=address, max_retries=0, **options)
+
+
+def _ask(client: Anthropic, number: int, count: int) -> None:
+    for call in range(count):
+        messages: Any = [{"role": "user", "content": f"Ask {number}.{call} " + "x" * 240}]
+        with client.messages.stream(messages=messages, **ASK) as stream:
+            stream.until_done()
+
+
+class _InTurns:
+    """Makes a bare call, a recorded one, a bare one with the appends of the recorded one behind it, and so on: the
+    moods of the machine, and threads that have gone to sleep meanwhile, hit all alike.
+    """
+
+    def __init__(self, bare: Anthropic, recorded: Anthropic, appends: _Appends, count: int) -> None:
+        self._bare = bare
+        self._recorded = recorded
+        self._appends = appends
+        self._count = count
+        self.recorded = self.appended = 0.0
+
+    def play(self, number: int) -> float:
+        """The CPU seconds of the bare calls; `recorded` and `appended` have those of the others."""
+        bare = self.recorded = self.appended = 0.0
+        for call in range(number * 1000, number * 1000 + self._count):
+            bare += _cpu_seconds(lambda: _ask(self._bare, call, 1))  # noqa: B023 - now
+            self.recorded += _cpu_seconds(lambda: _ask(self._recorded, call, 1))  # noqa: B023
+            self.appended += _cpu_seconds(lambda: _ask(self._bare, call, 1)) + self._appends.play()  # noqa: B023
+        return bare
+
+
+class _Appends:
+    """Writes what a recorder wrote once more, commit by commit, into another log."""
+
+    def __init__(
+        self, recorded: BlockingEventSessionStorage, again: BlockingEventSessionStorage, recorder: Recorder
+    ) -> None:
+        self._recorded = recorded
+        self._again = again
+        self._recorder = recorder
+        self._done = 0
+
+    def play(self) -> float:
+        """The CPU seconds of the appends of all sessions since the last time."""
+        sessions = self._recorder.sessions[self._done :]
+        self._done += len(sessions)
+        commits = [(session_id, list(self._commits(session_id))) for session_id in sessions]
+        return _cpu_seconds(lambda: self._append(commits))
+
+    def hashes(self) -> dict[str, str]:
+        """Of the two logs, if they are equal."""
+        names = self._recorder.sessions[: self._done]
+        return {
+            name: content_hash(repr(stored.event).encode() for each in names for stored in storage.events(each))
+            for name, storage in (("recorded", self._recorded), ("again", self._again))
+        }
+
+    def _commits(self, session_id: str) -> Iterator[list[AnyEvent]]:
+        commit: list[AnyEvent] = []
+        newest = b""
+        for event, stored in zip(self._recorded.log.read(session_id), self._recorded.events(session_id), strict=True):
+            if event.commit_id != newest and commit:
+                yield commit
+                commit = []
+            newest = event.commit_id
+            commit.append(stored.event)
+        yield commit
+
+    def _append(self, sessions: list[tuple[str, list[list[AnyEvent]]]]) -> None:
+        for session_id, commits in sessions:
+            version = 0
+            for commit in commits:
+                version = self._again.append(session_id, commit, expected=version).version
+
+
+# --- 2: an agent's loop -----------------------------------------------------------------------------------------------
+
+
+class _Measured(msgspec.Struct):
+    series: Series
+    finding: Finding
+
+
+def _loop_bytes(size: Size, directory: Path) -> _Measured:
+    turns, text = size.pick(full=300, small=20), Text(2)
+    path = directory / "loop"
+    tools = [{"name": "read", "description": text.take(900).decode(), "input_schema": {"type": "object"}}]
+    with Recorder(path) as recorder:
+        program = _Program(recorder, tools=tools, system=text.take(2_000).decode())
+        for number in range(turns):
+            answer = [says(text.take(1_400).decode()), calls("read", {"path": f"{number}.md"}, f"toolu_{number}")]
+            program.turn(answer, _result(number, text) if number % 2 else text.take(200).decode())
+    history = len(json.dumps([tools, program.system, program.history], separators=(",", ":")))
+    stored = file_bytes(path)
+    series = Series(f"agent's loop of {turns:,} answers", "disk", "bytes", [stored])
+    return _Measured(series, Finding("stored / messages, tools and system once", stored / history, at_most=1.5))
+
+
+def _result(number: int, text: Text) -> list[dict[str, Any]]:
+    content = text.take(text.between(3_000, 30_000)).decode()
+    return [{"type": "tool_result", "tool_use_id": f"toolu_{number - 1}", "content": content}]
+
+
+class _Program:
+    """A program that calls the middleware itself, in place of the SDK."""
+
+    def __init__(self, recorder: Recorder, **around: Any) -> None:  # noqa: ANN401 - parameters of the API
+        self._recorder = recorder
+        self._around = around
+        self._client = Anthropic(api_key="none", base_url="http://127.0.0.1:1")
+        self.history: list[Any] = []
+        self.system = around.get("system", "")
+
+    def turn(self, answer: list[Any], ask: Any) -> None:  # noqa: ANN401 - a text or blocks
+        """One ask and its answer, streamed."""
+        self.history.append({"role": "user", "content": ask})
+        whole = wire.message(Reply(content=answer), model=MODEL, key=str(len(self.history)).encode(), usage=USAGE)
+        body = {**ASK, **self._around, "stream": True, "messages": self.history}
+        options = FinalRequestOptions(method="post", url="/v1/messages", json_data=body)
+        response = self._recorder.handle(_request(options), lambda _: self._response(wire.events(whole), options))
+        for _ in response.iter_bytes():
+            pass
+        self.history.append({"role": "assistant", "content": whole.content})
+
+    def _response(self, events: list[bytes], options: FinalRequestOptions) -> APIResponse[Any]:
+        return APIResponse(
+            raw=_http_response(events),
+            cast_to=Message,
+            client=self._client,
+            stream=True,
+            stream_cls=None,
+            options=options,
+        )
+
+
+def _request(options: FinalRequestOptions) -> APIRequest:
+    from anthropic import APIRequest  # noqa: PLC0415 - only the type is imported above
+
+    return APIRequest(options=options, cast_to=Message, stream=True)
+
+
+def _http_response(events: list[bytes]) -> httpx2.Response:
+    class Body(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield from events
+
+    headers = {"content-type": "text/event-stream; charset=utf-8", "request-id": "req_1"}
+    request = httpx2.Request("POST", "http://127.0.0.1:1/v1/messages")
+    return httpx2.Response(200, headers=headers, stream=Body(), request=request)
+
+
+# --- 3: a long chat ---------------------------------------------------------------------------------------------------
+
+
+class _Grown(msgspec.Struct):
+    series: list[Series]
+    findings: list[Finding]
+    plot: list[str]
+
+
+def _growth(size: Size, directory: Path) -> _Grown:
+    marks = [100, 300, 1_000, 3_000, 5_000] if not size.small else [5, 10, 50]
+    path, text = directory / "chat", Text(3)
+    stored: dict[int, float] = {}
+    costs: dict[int, tuple[list[float], list[float]]] = {}
+    with BlockingEventSessionStorage(path, durability="os") as storage:
+        recorder = Recorder(storage)
+        program = _Program(recorder)
+        for turns in marks:
+            while len(program.history) < 2 * turns:
+                program.turn([says(text.take(900).decode())], text.take(250).decode())
+            stored[turns] = _event_bytes(storage, recorder.sessions[0])
+            costs[turns] = _cpu(recorder, program.history, size)  # goes on with the chat
+    tenth = marks[-1] // 10 if marks[-1] // 10 in stored else marks[0]
+    growth = (stored[marks[-1]] / stored[tenth]) / (marks[-1] / tenth)
+    added = [100 * (recorded - bare) / bare for bare, recorded in zip(*costs[marks[-1]], strict=True)]
+    findings = [
+        Finding(f"bytes per turn, {marks[-1]:,} turns / {tenth:,}", growth, at_most=1.05),
+        Finding(f"CPU time added to a call at {marks[-1]:,} turns", sorted(added)[len(added) // 2], "%", at_most=20),
+    ]
+    series = [
+        Series(f"SDK's own CPU at {marks[-1]:,} turns", "-", "s", costs[marks[-1]][0]),
+        Series(f"recorded, CPU at {marks[-1]:,} turns", "os", "s", costs[marks[-1]][1]),
+    ]
+    return _Grown(series, findings, _plot(stored, costs))
+
+
+def _event_bytes(storage: BlockingEventSessionStorage, session_id: str) -> float:
+    return float(sum(len(event.data) + len(event.meta) for page in storage.log.pages(session_id) for event in page))
+
+
+def _cpu(recorder: Recorder, history: list[Any], size: Size) -> tuple[list[float], list[float]]:
+    """CPU seconds of a client's call with one more ask: bare, and recorded, which goes on with the *history*."""
+    whole = wire.message(Reply(content="Yes."), model=MODEL, key=b"k", usage=USAGE)
+    transport = httpx2.MockTransport(lambda _: _http_response(wire.events(whole)))
+    options: dict[str, Any] = {"api_key": "none", "max_retries": 0}
+    bare, recorded = [
+        Anthropic(http_client=httpx2.Client(transport=transport), middleware=middleware, **options)
+        for middleware in ((), [recorder])
+    ]
+    costs: tuple[list[float], list[float]] = ([], [])
+    for number in range(size.rounds + 1):
+        history.append({"role": "user", "content": f"Measured {number}"})
+        for client, values in zip((bare, recorded), costs, strict=True):
+            began = time.process_time()
+            for _ in client.messages.create(messages=history, stream=True, **ASK):
+                pass
+            values.append(time.process_time() - began)
+        history.append({"role": "assistant", "content": whole.content})
+    return costs[0][1:], costs[1][1:]
+
+
+def _plot(stored: dict[int, float], costs: dict[int, tuple[list[float], list[float]]]) -> list[str]:
+    """Bytes, and CPU time of a call, over the turns."""
+    lines = ["turns      bytes stored"]
+    most = max(stored.values())
+    lines += [
+        f"{turns:>6,} {'#' * round(BARS * found / most):<{BARS}} {found:>12,.0f}" for turns, found in stored.items()
+    ]
+    lines.append("turns      CPU of a call (.: the SDK's own, #: added by recording)")
+    medians = {turns: [sorted(values)[len(values) // 2] for values in each] for turns, each in costs.items()}
+    slowest = max(max(pair) for pair in medians.values())
+    for turns, (bare, recorded) in medians.items():
+        bar = "." * round(BARS * bare / slowest) + "#" * round(BARS * max(recorded - bare, 0) / slowest)
+        lines.append(f"{turns:>6,} {bar:<{BARS}} {1000 * bare:>7.1f} ms + {1000 * (recorded - bare):.1f} ms")
+    return lines
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    run_alone(__file__, run)

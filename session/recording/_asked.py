@@ -1,0 +1,231 @@
+"""A request as the program makes it, before the SDK sends it: the only look that recording takes at it.
+
+What is stored of it is the body, the kind of endpoint and the headers of an allow-list. The address, the other headers
+and the client, where keys live, are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from session import jsontext
+from session.errors import UnreadableJsonError
+from session.recording.digests import message_digest, prompt_digest
+from session.state import Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anthropic import APIRequest
+
+MESSAGES: Final = "/v1/messages"
+KEPT_HEADERS: Final = frozenset({"anthropic-beta", "anthropic-version"})
+_APART: Final = frozenset({"model", "tools", "system", "messages", "stream", "thread"})
+_ESCAPED: Final = b"\x00"  # which no msgpack map begins with
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+class Thread(msgspec.Struct, frozen=True):
+    """The `thread` of a request: its exact text, and the message it continues, "" if it begins."""
+
+    raw: bytes
+    previous_message_id: str = ""
+
+
+class PromptPart(msgspec.Struct, frozen=True):
+    """Tools and system: exact bytes, b"" where absent, and what they are recognised by."""
+
+    tools: bytes
+    system: bytes
+    digest: bytes
+
+
+class Asked:
+    """One attempt's request, with values that can be looked at and bytes that can be kept.
+
+    `packed` are the messages in a form that is quick to compare: equal bytes are equal messages.
+    """
+
+    def __init__(
+        self, body: Mapping[str, Any], exact: Mapping[str, bytes], redact: Callable[[str], str] | None
+    ) -> None:
+        self._body = body
+        self._exact = exact
+        self._redact = redact
+        messages = body.get("messages")
+        self._messages: list[Any] = messages if isinstance(messages, list) else []
+        spans = exact.get("messages", b"")
+        self._spans = jsontext.items(spans) if spans[:1] == b"[" else []
+        self.packed = [packed(message) for message in self._messages]
+        self._digests: dict[int, bytes] = {}
+        self.path = MESSAGES
+        self.headers = b""
+        self.key = ""
+        self.retries_taken = 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether a stream is asked for."""
+        return self._body.get("stream") is True
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        model = self._body.get("model")
+        return model if isinstance(model, str) else ""
+
+    @property
+    def thread(self) -> Thread | None:
+        """What it says about a thread of messages that the server keeps."""
+        thread = self._body.get("thread")
+        if not isinstance(thread, dict):
+            return None
+        previous = thread.get("previous_message_id") if thread.get("type") == "continue" else ""
+        return Thread(jsontext.encode({"thread": thread}), previous if isinstance(previous, str) else "")
+
+    @property
+    def prompt_key(self) -> bytes:
+        """Equal for equal tools and system."""
+        return packed([self._body.get("tools"), self._body.get("system")])
+
+    def message(self, index: int) -> Any:  # noqa: ANN401 - any JSON value
+        """A message as it will be stored, parsed."""
+        value = self._messages[index]
+        return value if self._redact is None else redacted(value, self._redact)
+
+    def message_bytes(self, index: int) -> bytes:
+        """A message as it will be stored: the exact bytes that are sent, unless they are redacted."""
+        kept = self.message(index)
+        if self._spans and kept == self._messages[index]:
+            return self._spans[index]
+        return _bytes(kept)
+
+    def message_digest(self, index: int) -> bytes:
+        """Of a message as it will be stored."""
+        known = self._digests.get(index)
+        if known is None:
+            known = self._digests[index] = message_digest(self.message(index))
+        return known
+
+    def prompt_part(self) -> PromptPart:
+        """Tools and system as they will be stored."""
+        tools, system = self._member("tools"), self._member("system")
+        return PromptPart(
+            b"" if tools in (None, []) else self._member_bytes("tools", tools),
+            b"" if system in (None, "", []) else self._member_bytes("system", system),
+            prompt_digest(tools, system),
+        )
+
+    def parameters(self) -> tuple[dict[str, Any], bytes]:
+        """Everything else in the body, as it will be stored: parsed, and as a JSON object."""
+        values = {name: self._member(name) for name in self._body if name not in _APART}
+        texts = {name: self._member_bytes(name, value) for name, value in values.items()}
+        return values, jsontext.joined_members(texts) if texts else b""
+
+    def prompt(self, part: PromptPart, parameters: bytes) -> Prompt:
+        """Everything that stands around the messages."""
+        return Prompt(self.model, part.system, part.tools, parameters)
+
+    def _member(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        value = self._body.get(name)
+        return value if self._redact is None else redacted(value, self._redact)
+
+    def _member_bytes(self, name: str, value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+        exact = self._exact.get(name)
+        return exact if exact is not None and value == self._body.get(name) else _bytes(value)
+
+
+def asked(request: APIRequest, redact: Callable[[str], str] | None) -> Asked | None:
+    """What *request* asks the Messages API; None if it is for another endpoint, or no JSON object."""
+    address = urlsplit(request.url)
+    if request.method.lower() != "post" or not address.path.endswith(MESSAGES):
+        return None
+    body, exact = _body_of(request)
+    if body is None:
+        return None
+    found = Asked(body, exact, redact)
+    beta = parse_qs(address.query).get("beta") == ["true"] or dict(request.query_params).get("beta") == "true"
+    found.path = f"{MESSAGES}?beta=true" if beta else MESSAGES
+    found.headers = _kept_headers(request)
+    found.key = request.options.idempotency_key or ""
+    found.retries_taken = request.retries_taken
+    return found
+
+
+def redacted(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
+    """*value* with every string in it, keys too, replaced by what *redact* makes of it."""
+    if isinstance(value, str):
+        replaced = redact(value)
+        if not isinstance(replaced, str):
+            raise TypeError(f"redact returned {type(replaced).__name__}, not a str")
+        return replaced
+    if isinstance(value, jsontext.Unreadable):
+        return redacted(dict(value), redact)
+    if isinstance(value, dict):
+        return {redacted(key, redact): redacted(item, redact) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redacted(item, redact) for item in value]
+    return value
+
+
+def redacted_bytes(raw: bytes, redact: Callable[[str], str] | None) -> bytes:
+    """JSON *raw* with its strings redacted: the same bytes if that changes nothing. Any other text is redacted as a
+    whole.
+    """
+    if redact is None or not raw:
+        return raw
+    try:
+        value = jsontext.parse(raw)
+    except UnreadableJsonError:
+        text = raw.decode("utf-8", "backslashreplace")
+        replaced = redacted(text, redact)
+        return raw if replaced == text else replaced.encode("utf-8", "backslashreplace")
+    replaced = redacted(value, redact)
+    return raw if replaced == value else jsontext.encode(replaced)
+
+
+def packed(value: object) -> bytes:
+    """*value* as bytes that are equal for the same JSON text only; quick."""
+    try:
+        return _pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):  # lone surrogates, large integers
+        return _ESCAPED + _bytes(value)
+
+
+def _bytes(value: object) -> bytes:
+    try:
+        return jsontext.encode(value)
+    except (TypeError, ValueError) as error:  # the SDK refuses it too, or knows a way of its own to write it
+        return jsontext.encode({"unreadable": f"{type(error).__name__}: {error}"})
+
+
+def _body_of(request: APIRequest) -> tuple[Mapping[str, Any] | None, dict[str, bytes]]:
+    content = request.options.content
+    if content is None:
+        body = request.json
+        return (body if isinstance(body, dict) else None), {}
+    raw = content.encode() if isinstance(content, str) else content
+    if not isinstance(raw, bytes):
+        return None, {}
+    try:
+        exact = jsontext.members(raw)
+        body = {name: jsontext.parse_or_show(value) for name, value in exact.items()}
+        if b'"messages"' in raw and isinstance(body.get("messages"), jsontext.Unreadable):
+            body["messages"] = [jsontext.parse_or_show(span) for span in jsontext.items(exact["messages"])]
+    except (UnreadableJsonError, json.JSONDecodeError):
+        return None, {}
+    return body, exact
+
+
+def _kept_headers(request: APIRequest) -> bytes:
+    kept = {
+        name.lower(): value
+        for name, value in request.headers.items()
+        if name.lower() in KEPT_HEADERS and isinstance(value, str)
+    }
+    return jsontext.encode(kept) if kept else b""

@@ -1,0 +1,400 @@
+"""A call from its request to its end, as events of a session. The same coroutines for programs with and without a loop.
+
+    begin    [session_created | session_forked] [prompt_changed] what is new in the messages, request_sent    one commit
+    record   what a response or a failure is made of                                                          one each
+
+1. What is in `Lines` is in the log: it is told after the append.
+2. Another writer in the same session: metadata and closing disturb nobody; after anything else this run goes on in a
+   fork, made where it last stood.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from session import jsontext
+from session.errors import (
+    RecordingFailedError,
+    SessionDeletedError,
+    SessionExistsError,
+    SessionNotFoundError,
+    UnreadableJsonError,
+)
+from session.events import (
+    MessageAppended,
+    MetadataUpdated,
+    RequestSent,
+    ResponseInterrupted,
+    SessionClosed,
+    SessionCreated,
+    ToolReturned,
+)
+from session.messages import describe, joined
+from session.recording._lines import Line, Lines, Place, place_at
+from session.recording.digests import chained, message_digest, request_digest
+from session.request import changes
+from session.state import Prompt
+from session.storage import WrongVersionError
+
+if TYPE_CHECKING:
+    from session.events import Meta, SessionEvent
+    from session.messages import Message
+    from session.recording._asked import Asked, PromptPart
+    from session.recording._journal import Journal
+    from session.recording._reading import Answered
+
+ORIGIN: Final = "recorder"
+LOST: Final = "lost"
+OVERTAKEN: Final = "overtaken by another writer"
+
+_REFUSAL: Final = "refusal"
+_HARMLESS: Final = (MetadataUpdated, SessionClosed)
+_PROMPTS_KEPT: Final = 64
+_RETRIES_KEPT: Final = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One attempt of a logical call. *line* is where it is recorded, from `begin` on."""
+
+    asked: Asked
+    request_id: str = ""
+    attempt: int = 1
+    digest: bytes = b""
+    line: Line | None = None
+    sent_at: float = field(default_factory=time.monotonic)
+
+    def milliseconds(self) -> int:
+        """Since it was sent."""
+        return round((time.monotonic() - self.sent_at) * 1000)
+
+
+class _Retry(msgspec.Struct, frozen=True):
+    request_id: str
+    attempt: int
+    digest: bytes
+
+
+class Calls:
+    """All calls of a run. Thread-safe: what is known of the run is looked at and changed under a lock, never across a
+    write.
+    """
+
+    def __init__(self, root: str, meta: Meta) -> None:
+        self._lock = threading.Lock()
+        self._lines = Lines()
+        self._meta = meta
+        self._root = root
+        self._named = 0
+        self._opening: dict[bytes, Future[None]] = {}
+        self._prompts: OrderedDict[bytes, PromptPart] = OrderedDict()
+        self._retries: OrderedDict[str, _Retry] = OrderedDict()
+        self.sessions: list[str] = []
+
+    def resume(self, line: Line) -> None:
+        """Go on with a session that was recorded before: it is the root."""
+        with self._lock:
+            self._named = 1
+            self._lines.register(line, 0)
+            self.sessions.append(line.session_id)
+
+    def extend(self, line: Line) -> None:
+        """Calls that go on with *line* are forks of it: it is somebody else's."""
+        with self._lock:
+            line.read_only = True
+            self._lines.register(line, 0)
+
+    # --- the request --------------------------------------------------------------------------------------------------
+
+    async def begin(self, call: Call, journal: Journal) -> None:
+        """Make the request durable. Then `call.line` is taken by this call, until `record` says that it is over.
+
+        Raises `RecordingFailedError`, the line not taken.
+        """
+        prompt, opened = self._prompt_of(call.asked), Future[None]()
+        while isinstance(taken := self._take(call, prompt, opened), Future):
+            await journal.opened(taken)
+        place, line = taken
+        try:
+            await self._open(call, journal, place, line, prompt)
+        except Exception as error:
+            if isinstance(error, SessionDeletedError | SessionNotFoundError):
+                self._forget(place.line or line)
+            raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=False) from error
+        finally:
+            with self._lock:
+                line.busy = call.line is line
+                self._opening = {chain: future for chain, future in self._opening.items() if future is not opened}
+            opened.set_result(None)
+
+    def _forget(self, line: Line) -> None:
+        with self._lock:
+            line.truncate(0)
+
+    def _prompt_of(self, asked: Asked) -> PromptPart:
+        """Tools and system, encoded once for as long as they stay the same."""
+        key = asked.prompt_key
+        with self._lock:
+            known = self._prompts.get(key)
+        if known is None:
+            known = asked.prompt_part()
+            with self._lock:
+                self._prompts[key] = known
+                if len(self._prompts) > _PROMPTS_KEPT:
+                    self._prompts.popitem(last=False)
+        return known
+
+    def _take(self, call: Call, prompt: PromptPart, opened: Future[None]) -> tuple[Place, Line] | Future[None]:
+        """Take the line of the call; or what to wait for first: a call that is just bringing some of its messages."""
+        with self._lock:
+            place = self._place(call.asked, prompt)
+            for chain in place.chain[place.kept + 1 :]:
+                if chain in self._opening:
+                    return self._opening[chain]
+            self._opening.update(dict.fromkeys(place.chain[place.kept + 1 :], opened))
+            line = self._line_at(place)
+            line.busy, line.taken_at = True, len(line)
+            return place, line
+
+    def _place(self, asked: Asked, prompt: PromptPart) -> Place:
+        thread = asked.thread
+        found = self._lines.continued(thread.previous_message_id) if thread else None
+        if found is None:
+            return self._lines.place(self._lines.chain_of(asked.packed, asked.message_digest), prompt.digest)
+        line, count = found
+        chain = line.chain[: count + 1]
+        for index in range(len(asked.packed)):
+            chain.append(chained(chain[-1], asked.message_digest(index)))
+        return place_at(line, count, chain)
+
+    def _line_at(self, place: Place) -> Line:
+        if place.line is None:
+            return Line(self._new_name())
+        return place.line.fork(self._new_name(), place.kept) if place.reason else place.line
+
+    def _new_name(self) -> str:
+        self._named += 1
+        return self._root if self._named == 1 else f"{self._root}.{self._named}"
+
+    async def _open(self, call: Call, journal: Journal, place: Place, line: Line, prompt: PromptPart) -> None:
+        asked = call.asked
+        continues = len(place.chain) - 1 - len(asked.packed)  # messages that a thread left out
+        values, parameters = asked.parameters()
+        now = asked.prompt(prompt, parameters)
+        before, digest = line.prompt_at(place.kept) if place.kept else (Prompt(), b"")
+        if continues:
+            now = _with_part(now, before)
+        else:
+            digest = prompt.digest
+        call.digest = request_digest(now.model, values, digest, place.chain[-1])
+        self._recognise_retry(call)
+        opening = _Opening(line, place, call, continues)
+        opening.prompt(before, now, digest)
+        opening.messages()
+        opening.request(len(place.chain) - 1)
+        await self._write_opening(opening, journal)
+        with self._lock:
+            opening.told()
+            call.line = line
+            self._lines.register(line, place.kept)
+            if line.session_id not in self.sessions:
+                self.sessions.append(line.session_id)
+
+    def _recognise_retry(self, call: Call) -> None:
+        """Attempts of one call carry one key; a program may give one key to several calls."""
+        with self._lock:
+            known = self._retries.pop(call.asked.key, None) if call.asked.key else None
+        if known is not None and known.digest == call.digest:
+            call.request_id, call.attempt = known.request_id, known.attempt + 1
+        else:
+            call.request_id = f"call_{secrets.token_hex(12)}"
+
+    async def _write_opening(self, opening: _Opening, journal: Journal) -> None:
+        line, place = opening.line, opening.place
+        while True:
+            try:
+                if place.line is None:
+                    first = self._created(line.session_id)
+                    line.version = await journal.append(line.session_id, [first, *opening.events], 0, self._meta)
+                elif place.reason:
+                    line.version = await journal.fork(
+                        (place.line.session_id, line.version),
+                        line.session_id,
+                        opening.events,
+                        self._meta,
+                        reason=place.reason,
+                    )
+                else:
+                    await self._append(line, opening.events, journal)
+            except (WrongVersionError, SessionExistsError):  # the name is taken: by an earlier run of this root
+                with self._lock:
+                    line.session_id = self._new_name()
+            else:
+                return
+
+    def _created(self, session_id: str) -> SessionCreated:
+        with self._lock:
+            cause = self._lines.cause()
+        place = f"{cause.session_id}@{cause.version}" if cause else ""
+        return SessionCreated(session_id, cause=place, origin=ORIGIN)
+
+    # --- what comes back ----------------------------------------------------------------------------------------------
+
+    async def record(
+        self, call: Call, events: list[SessionEvent], journal: Journal, *, over: bool, answered: Answered | None = None
+    ) -> None:
+        """Make *events* durable. *over*: the attempt has ended, its line can be continued; *answered*: with a message.
+
+        Raises `RecordingFailedError`; the line then stays as it is, and later calls fork from it.
+        """
+        line = call.line
+        assert line is not None, "it has begun"
+        try:
+            await self._append(line, events, journal)
+        except Exception as error:
+            raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=True) from error
+        with self._lock:
+            if answered is not None:
+                _answer(line, answered)
+                self._lines.register(line, len(line))
+                self._lines.name(line, answered.message_id)
+            if over:
+                line.busy = False
+                if answered is None and call.asked.key:
+                    self._retries[call.asked.key] = _Retry(call.request_id, call.attempt, call.digest)
+                    if len(self._retries) > _RETRIES_KEPT:
+                        self._retries.popitem(last=False)
+
+    async def _append(self, line: Line, events: list[SessionEvent], journal: Journal) -> None:
+        """Append behind what the line knows. Raises what the storage raises, but for another writer."""
+        while True:
+            try:
+                line.version = await journal.append(line.session_id, events, line.version, self._meta)
+            except WrongVersionError:
+                foreign = [stored.event async for stored in journal.events(line.session_id, line.version)]
+                if foreign and all(isinstance(event, _HARMLESS) for event in foreign):
+                    line.version += len(foreign)
+                    continue
+                await self._move(line, events, journal)
+            return
+
+    async def _move(self, line: Line, events: list[SessionEvent], journal: Journal) -> None:
+        """Another writer went on with the session: the line goes on in a fork of what both have in common."""
+        parent = line.session_id
+        while True:
+            with self._lock:
+                child = self._new_name()
+            try:
+                line.version = await journal.fork((parent, line.version), child, events, self._meta, reason=OVERTAKEN)
+            except SessionExistsError:
+                continue
+            with self._lock:
+                self._lines.newest.pop(parent, None)
+                line.session_id = child
+                self.sessions.append(child)
+            return
+
+
+class _Opening:
+    """The first commit of a call while it is put together, and what to tell its line once it is durable."""
+
+    def __init__(self, line: Line, place: Place, call: Call, continues: int) -> None:
+        self.line = line
+        self.place = place
+        self.events: list[SessionEvent] = []
+        self._call = call
+        self._continues = continues
+        self._said: list[tuple[Message, int]] = []  # the event that completes it, counted from the end of the commit
+        self._prompt: tuple[int, Prompt, bytes] | None = None
+
+    def prompt(self, before: Prompt, now: Prompt, digest: bytes) -> None:
+        """What the request has around its messages, and what it had *before*."""
+        if self.line.lost:
+            self.events.append(ResponseInterrupted(self.line.lost, LOST))
+        changed = changes(before, now)
+        if changed is not None:
+            self.events.append(changed)
+        if changed is not None or not self.line.prompts:
+            self._prompt = (len(self.events), now, digest)
+
+    def messages(self) -> None:
+        """What the request says that the session has not."""
+        kept = self.place.kept
+        waiting = self.line.tool_uses.get(kept - 1, ())
+        for index in range(kept, len(self.place.chain) - 1):
+            message = describe(self._call.asked.message_bytes(index - self._continues))
+            results = _results(message, waiting)
+            self.events += results or [MessageAppended(message)]
+            self._said.append((message, len(self.events)))
+            waiting = message.tool_uses
+
+    def request(self, count: int) -> None:
+        """That the session's first *count* messages are about to be sent."""
+        call, thread = self._call, self._call.asked.thread
+        self.events.append(
+            RequestSent(
+                call.request_id,
+                count,
+                attempt=call.attempt,
+                stream=call.asked.streams,
+                digest=call.digest,
+                parameters=thread.raw if thread else b"",
+                path=call.asked.path,
+                headers=call.asked.headers,
+            )
+        )
+
+    def told(self) -> None:
+        """The commit is durable: the line has it."""
+        line, base = self.line, self.line.version - len(self.events)
+        line.lost = ""
+        if self._prompt is not None:
+            place, prompt, digest = self._prompt
+            line.prompts.append((base + place, prompt, digest))
+        for index, (message, place) in enumerate(self._said, self.place.kept):
+            asks = message.role == "user" and not message.tool_results and (line.roles or [""])[-1] != "user"
+            if asks:
+                line.asks.append((index, base + place))
+            packed = self._call.asked.packed[index - self._continues]
+            line.say(packed, self.place.chain[index + 1], base + place, message.role, message.tool_uses)
+
+
+def _with_part(now: Prompt, before: Prompt) -> Prompt:
+    """A thread keeps the tools and the system that it began with."""
+    return Prompt(now.model, before.system, before.tools, now.parameters)
+
+
+def _results(message: Message, waiting: tuple[str, ...]) -> list[SessionEvent]:
+    """The outcomes of the tools that *waiting* called, if that is exactly what *message* is."""
+    if message.role != "user" or not waiting or message.tool_results != waiting or len(set(waiting)) != len(waiting):
+        return []
+    try:
+        blocks = jsontext.items(jsontext.members(message.raw)["content"])
+    except (UnreadableJsonError, KeyError):
+        return []
+    if len(blocks) != len(waiting) or joined("user", blocks) != message.raw:
+        return []
+    return [
+        ToolReturned(tool_use_id, block, is_error=jsontext.members(block).get("is_error") == b"true")
+        for tool_use_id, block in zip(waiting, blocks, strict=True)
+    ]
+
+
+def _answer(line: Line, answered: Answered) -> None:
+    """*line* has the message that the response brought; a refused one takes its turn with it."""
+    if answered.stop_reason == _REFUSAL:
+        if line.asks:
+            line.truncate(line.asks[-1][0])
+        return
+    chain = chained(line.chain[-1], message_digest(jsontext.parse_or_show(answered.raw)))
+    if line.first_response is None:
+        line.first_response = len(line)
+    line.say(None, chain, line.version, "assistant", answered.tool_uses)

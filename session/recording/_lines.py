@@ -1,0 +1,218 @@
+"""Which session a call belongs to: the conversations of a run, recognised by the digests of their prefixes. No I/O.
+
+1. A line is what a session has in the log, message by message; only what is durable there counts.
+2. A line is taken by one call at a time. Whoever extends it meanwhile, or an earlier point of it, forks there.
+3. The longest known prefix wins; of equal ones, one that can be continued, then the oldest: forks stand side by side.
+4. Under another system or other tools a known prefix counts if one of its messages came as a response: then it is that
+   conversation, shown to another model or helper, and a fork. Two programs that happen to say "Hello" first are not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from session.recording.digests import START, chained
+from session.state import Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_LOOKED_AT: Final = 8  # lines that a request is compared with before it is hashed
+
+Reason: TypeAlias = Literal["", "parallel call", "earlier point", "other prompt", "replay diverged"]
+
+_PREFERRED: Final[tuple[Reason, ...]] = ("", "parallel call", "earlier point", "replay diverged")
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A session of this run. Per message: *packed* (None: seen as a response only), the *chain* behind it, the version
+    of the session at which it is complete, who said it and which tools it calls.
+    """
+
+    session_id: str
+    version: int = 0
+    prompts: list[tuple[int, Prompt, bytes]] = field(default_factory=list)  # since which version, and the digest
+    packed: list[bytes | None] = field(default_factory=list)
+    chain: list[bytes] = field(default_factory=lambda: [START])
+    versions: list[int] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    tool_uses: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    asks: list[tuple[int, int]] = field(default_factory=list)  # index and version of the messages that begin turns
+    first_response: int | None = None
+    busy: bool = False
+    taken_at: int = 0  # how many messages it had when the call began that keeps it busy
+    lost: str = ""  # a request that another process left open
+    read_only: bool = False  # a session that was replayed: it is forked, never written to
+    message_ids: dict[str, int] = field(default_factory=dict)  # how many messages there are with this one
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    @property
+    def waits_for_tools(self) -> bool:
+        """Whether its newest message calls tools: they run now."""
+        return len(self) - 1 in self.tool_uses
+
+    def prompt_at(self, count: int) -> tuple[Prompt, bytes]:
+        """The prompt behind the first *count* messages, and its digest."""
+        if not self.prompts:
+            return Prompt(), b""
+        version = self.version if count == len(self) else self.versions[count - 1]
+        place = bisect_right(self.prompts, version, key=lambda entry: entry[0]) - 1
+        return self.prompts[max(place, 0)][1:]
+
+    def say(self, packed: bytes | None, chain: bytes, version: int, role: str, tool_uses: tuple[str, ...]) -> None:
+        """One more message."""
+        index = len(self.packed)
+        self.packed.append(packed)
+        self.chain.append(chain)
+        self.versions.append(version)
+        self.roles.append(role)
+        if tool_uses:
+            self.tool_uses[index] = tool_uses
+
+    def truncate(self, count: int) -> None:
+        """Only the first *count* messages still hold."""
+        if count < len(self):
+            del self.packed[count:], self.chain[count + 1 :], self.versions[count:], self.roles[count:]
+            self.tool_uses = {index: calls for index, calls in self.tool_uses.items() if index < count}
+
+    def fork(self, session_id: str, count: int) -> Line:
+        """A line that begins with the first *count* messages of this one."""
+        at = self.versions[count - 1]
+        return Line(
+            session_id,
+            version=at,
+            prompts=[entry for entry in self.prompts if entry[0] <= at],
+            packed=self.packed[:count],
+            chain=self.chain[: count + 1],
+            versions=self.versions[:count],
+            roles=self.roles[:count],
+            tool_uses={index: calls for index, calls in self.tool_uses.items() if index < count},
+            asks=[ask for ask in self.asks if ask[1] <= at],
+            first_response=self.first_response if (self.first_response or count) < count else None,
+            message_ids={name: known for name, known in self.message_ids.items() if known <= count},
+        )
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a call goes: behind the first *kept* messages of *line*, there or (with a reason) in a fork; with no line,
+    in a session of its own. *chain* is that of the whole request.
+    """
+
+    line: Line | None
+    kept: int
+    reason: Reason
+    chain: list[bytes]
+
+
+class Lines:
+    """All lines of a run. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Line] = {}  # by session, the one that was written last at the end
+        self._by_chain: dict[bytes, list[Line]] = {}
+        self._by_message: dict[str, Line] = {}
+
+    def register(self, line: Line, since: int) -> None:
+        """*line* is durable, from its message *since* on as well."""
+        self.newest.pop(line.session_id, None)
+        self.newest[line.session_id] = line
+        for message_id in line.message_ids:
+            self._by_message.setdefault(message_id, line)
+        for chain in line.chain[max(since, 1) :]:
+            known = self._by_chain.setdefault(chain, [])
+            if line not in known:
+                known.append(line)
+
+    def name(self, line: Line, message_id: str) -> None:
+        """The newest message of *line* is called so by the API."""
+        if message_id:
+            line.message_ids[message_id] = len(line)
+            self._by_message[message_id] = line
+
+    def continued(self, message_id: str) -> tuple[Line, int] | None:
+        """The line and number of messages that end in this message."""
+        line = self._by_message.get(message_id)
+        count = line.message_ids.get(message_id, 0) if line else 0
+        return (line, count) if line and 0 < count <= len(line) else None
+
+    def chain_of(self, packed: Sequence[bytes], digest_of: Callable[[int], bytes]) -> list[bytes]:
+        """The chain of a request's messages; *digest_of* gives the digest of one, if it is needed."""
+        known: list[bytes] = [START]
+        for line in itertools.islice(reversed(self.newest.values()), _LOOKED_AT):
+            common = _common(line, packed, digest_of)
+            if common >= len(known):
+                known = line.chain[: common + 1]
+            if common and common == len(line):
+                break
+        for index in range(len(known) - 1, len(packed)):
+            known.append(chained(known[-1], digest_of(index)))
+        return known
+
+    def place(self, chain: list[bytes], prompt: bytes) -> Place:
+        """Where a call with this *chain* and the digest of its *prompt* goes."""
+        for count in range(len(chain) - 1, 0, -1):
+            candidates = [
+                line
+                for line in self._by_chain.get(chain[count], ())
+                if len(line) >= count and line.chain[count] == chain[count]
+            ]
+            if found := _choose(candidates, count, prompt):
+                line, reason = found
+                return Place(line, count, reason, chain)
+        return Place(None, 0, "", chain)
+
+    def cause(self) -> Line | None:
+        """The line that a new session is most likely due to: one whose tools are running, or the newest."""
+        newest = list(reversed(self.newest.values()))
+        return next((line for line in newest if line.waits_for_tools), newest[0] if newest else None)
+
+
+def place_at(line: Line, count: int, chain: list[bytes]) -> Place:
+    """The place behind the first *count* messages of *line*, whose tools and system hold."""
+    return Place(line, count, _reason(line, count), chain)
+
+
+def _choose(candidates: list[Line], count: int, prompt: bytes) -> tuple[Line, Reason] | None:
+    same = [line for line in candidates if line.prompt_at(count)[1] == prompt]
+    found: dict[Reason, Line] = {}
+    for line in same:
+        found.setdefault(_reason(line, count), line)
+    for reason in _PREFERRED:
+        if reason in found:
+            return found[reason], reason
+    ours = (line for line in candidates if line.first_response is not None and line.first_response < count)
+    return next(((line, "other prompt") for line in ours), None)
+
+
+def _reason(line: Line, count: int) -> Reason:
+    if line.read_only:
+        return "replay diverged"
+    if line.busy and count >= line.taken_at:
+        return "parallel call"
+    return "" if len(line) == count else "earlier point"
+
+
+def _common(line: Line, packed: Sequence[bytes], digest_of: Callable[[int], bytes]) -> int:
+    """How many messages both begin with. A message that the line has in another form takes on this one: next time the
+    comparison is quick.
+    """
+    most = min(len(line), len(packed))
+    place = 0
+    while (place := _first_difference(line.packed, packed, place, most)) < most:
+        if chained(line.chain[place], digest_of(place)) != line.chain[place + 1]:
+            return place
+        line.packed[place] = packed[place]
+        place += 1
+    return most
+
+
+def _first_difference(ours: Sequence[bytes | None], theirs: Sequence[bytes], start: int, end: int) -> int:
+    pairs = zip(itertools.islice(ours, start, end), itertools.islice(theirs, start, end), strict=True)
+    return next((place for place, (a, b) in enumerate(pairs, start) if a != b), end)

@@ -1,0 +1,238 @@
+"""A response while it is read: what of it becomes an event, and when. Pure but for the clock that is passed in.
+
+`take` is told of each chunk before the program sees it, and gives the events that must be durable by then. When the
+response has ended, in whatever way, `is_over`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from session import jsontext
+from session.errors import UnreadableJsonError
+from session.events import BlockReceived, ResponseInterrupted, ResponseReceived, UsageRecorded
+from session.messages import assistant_message, escaped, joined
+from session.pricing import price_to_record
+from session.recording._asked import redacted_bytes
+from session.recording._server_sent import Splitter
+from session.recording.chunks import Chunk, is_derived, pack, source
+from session.response import Assembly, FinishedBlock, read_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from session.events import SessionEvent
+    from session.pricing import PriceTable
+    from session.response import Completed, Part
+
+_ERROR: Final = b"error"
+_DELTA: Final = re.compile(
+    rb'(\{"type":"content_block_delta","index":[0-9]{1,9},"delta":)'
+    rb'(\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
+    rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"\} *\}'
+)
+"""A delta as the API writes them; any other form is read by `Assembly` itself."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The message that a response brought: its bytes as they are stored."""
+
+    raw: bytes
+    message_id: str
+    tool_uses: tuple[str, ...]
+    stop_reason: str | None
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What is known of a response before its body: *clock* gives the milliseconds since its attempt was sent, *now_ms*
+    Unix time, *model* is the one that was asked.
+    """
+
+    request_id: str
+    model: str
+    clock: Callable[[], int]
+    now_ms: Callable[[], int]
+    prices: PriceTable
+    redact: Callable[[str], str] | None = None
+    status: int = 200
+    headers: bytes = b""
+
+
+class PlainReading:
+    """A response that comes whole."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self.answered: Answered | None = None
+        self.is_over = False
+
+    def whole(self, body: bytes) -> list[SessionEvent]:
+        """The events of *body*."""
+        terms = self._terms
+        self.is_over = True
+        try:
+            plain = read_plain(body)
+        except UnreadableJsonError as error:
+            fault = jsontext.encode({"fault": str(error)})
+            kept = redacted_bytes(body, terms.redact)
+            return [_interrupted(terms, "cut", fault, partial=b"", chunks=_account(terms, [kept], [kept == body], b""))]
+        content = redacted_bytes(plain.content, terms.redact)
+        calls = tuple(escaped(block.tool_use_id) for block in plain.blocks if block.tool_use_id)
+        facts = plain.completed
+        self.answered = Answered(assistant_message(content), facts.message_id, calls, facts.stop_reason)
+        chunks = b""
+        if content == plain.content:
+            chunks = _account(terms, [body], [], source([content]))
+        received = ResponseReceived(
+            terms.request_id, **_facts(facts, terms), content=content, tool_uses=calls, chunks=chunks, **_how(terms)
+        )
+        return [*_usage(facts, terms), received]
+
+
+class StreamReading:
+    """A response that is streamed."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._splitter = Splitter()
+        self._assembly = Assembly()
+        self._run: list[bytes] = []  # deltas of one kind for one block, not yet fed
+        self._run_of: tuple[bytes, bytes] = (b"", b"")
+        self._error = b""
+        self._chunks: list[Chunk] = []
+        self._blocks: list[FinishedBlock] = []
+        self._redacted = False
+        self.answered: Answered | None = None
+        self.is_over = False
+
+    def take(self, chunk: bytes) -> list[SessionEvent]:
+        """*chunk* is about to be handed over: the events that must be durable first."""
+        if self.is_over:
+            return []
+        self._chunks.append(Chunk(self._terms.clock(), chunk))
+        events: list[SessionEvent] = []
+        for sent in self._splitter.feed(chunk):
+            if sent.name == _ERROR:
+                self._error = sent.data
+            elif not self._error:
+                events += [self._block(part) for part in self._feed(sent.data) if isinstance(part, FinishedBlock)]
+        if self._assembly.complete:
+            events += self._completed(self._assembly.completed())
+        elif told := self._error or self._assembly.error:
+            events.append(self._interrupted("error", told))
+        elif self._assembly.fault:
+            events.append(self._interrupted("cut", jsontext.encode({"fault": self._assembly.fault})))
+        return events
+
+    def end(self, error: bytes = b"", *, reason: str = "cut") -> list[SessionEvent]:
+        """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""
+        return [] if self.is_over else [self._interrupted(reason, error)]
+
+    def _feed(self, data: bytes) -> list[Part]:
+        """As `Assembly.feed`, but deltas that follow each other are put together first: most of a stream is these."""
+        delta = _DELTA.fullmatch(data)
+        if delta is None:
+            self._flush()
+            return self._assembly.feed(data)
+        if (delta[1], delta[2]) != self._run_of:
+            self._flush()
+            self._run_of = (delta[1], delta[2])
+        self._run.append(delta[3])
+        return []
+
+    def _flush(self) -> None:
+        if self._run:
+            self._assembly.feed(b'%b%b%b"}}' % (*self._run_of, b"".join(self._run)))
+            self._run, self._run_of = [], (b"", b"")
+
+    def _block(self, block: FinishedBlock) -> SessionEvent:
+        kept = redacted_bytes(block.block, self._terms.redact)
+        self._redacted = self._redacted or kept != block.block
+        self._blocks.append(msgspec.structs.replace(block, block=kept, tool_use_id=escaped(block.tool_use_id)))
+        return BlockReceived(self._terms.request_id, block.index, kept, self._blocks[-1].tool_use_id)
+
+    def _completed(self, facts: Completed) -> list[SessionEvent]:
+        self.is_over = True
+        self._blocks.sort(key=lambda block: block.index)
+        raws = [block.block for block in self._blocks]
+        calls = tuple(block.tool_use_id for block in self._blocks if block.tool_use_id)
+        self.answered = Answered(joined("assistant", raws), facts.message_id, calls, facts.stop_reason)
+        received = ResponseReceived(
+            self._terms.request_id,
+            **_facts(facts, self._terms),
+            blocks=len(raws),
+            chunks=self._account(raws),
+            **_how(self._terms),
+        )
+        return [*_usage(facts, self._terms), received]
+
+    def _interrupted(self, reason: str, error: bytes) -> SessionEvent:
+        self.is_over = True
+        self._flush()
+        partial = self._assembly.partial
+        kept = redacted_bytes(partial, self._terms.redact)
+        self._redacted = self._redacted or kept != partial
+        blocks = [block.block for block in sorted(self._blocks, key=lambda block: block.index)]
+        unfinished = jsontext.items(kept) if kept else []
+        told = redacted_bytes(error, self._terms.redact)
+        self._redacted = self._redacted or told != error
+        return _interrupted(self._terms, reason, told, partial=kept, chunks=self._account([*blocks, *unfinished]))
+
+    def _account(self, blocks: list[bytes]) -> bytes:
+        """See `chunks`. None where something was redacted: the pieces hold what must not be stored."""
+        if self._redacted:
+            return b""
+        copied_from = source(blocks)
+        account = pack(self._chunks, copied_from)
+        if self._terms.redact is not None and not is_derived(account, self._chunks, copied_from):
+            return b""
+        return account
+
+
+def _account(terms: Terms, bodies: list[bytes], kept: list[bool], copied_from: bytes) -> bytes:
+    return pack([Chunk(terms.clock(), body) for body in bodies], copied_from) if all(kept) else b""
+
+
+def _facts(facts: Completed, terms: Terms) -> dict[str, Any]:
+    return {
+        "message_id": escaped(facts.message_id),
+        "model": escaped(facts.model),
+        "stop_reason": None if facts.stop_reason is None else escaped(facts.stop_reason),
+        "rest": redacted_bytes(facts.rest, terms.redact),
+    }
+
+
+def _how(terms: Terms) -> dict[str, Any]:
+    return {"status": terms.status, "headers": terms.headers, "duration_ms": terms.clock()}
+
+
+def _interrupted(terms: Terms, reason: str, error: bytes, *, partial: bytes, chunks: bytes) -> ResponseInterrupted:
+    return ResponseInterrupted(terms.request_id, reason, error=error, partial=partial, chunks=chunks, **_how(terms))
+
+
+def _usage(facts: Completed, terms: Terms) -> list[SessionEvent]:
+    """What the response used, and what that cost."""
+    if not facts.usage:
+        return []
+    raw = _object(facts.usage)
+    model = facts.model or terms.model
+    details = _object(jsontext.members(facts.rest).get("stop_details", b"")) if facts.rest else {}
+    cost = price_to_record(raw, model, None, terms.now_ms(), table=terms.prices, stop_details=details or None)
+    return [
+        UsageRecorded(
+            facts.usage,
+            escaped(model),
+            tier=escaped(str(raw.get("service_tier") or "")),
+            cost_picodollars=cost.picodollars if cost else None,
+            prices=cost.table_version if cost else "",
+            request_id=terms.request_id,
+        )
+    ]
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    value = jsontext.parse_or_show(raw) if raw else None
+    return value if isinstance(value, dict) else {}

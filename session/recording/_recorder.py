@@ -1,0 +1,313 @@
+"""`Recorder`: the middleware. Reads the request, lets the rest of the chain send it, and shows us what comes back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from anthropic import APIConnectionError, Middleware
+
+from session.errors import RecordingFailedError
+from session.events import NO_META, Meta, ResponseInterrupted
+from session.pricing import load_prices
+from session.recording._asked import asked, redacted_bytes
+from session.recording._calls import Call, Calls
+from session.recording._failures import named
+from session.recording._journal import Journals, finished
+from session.recording._reading import PlainReading, StreamReading, Terms
+from session.recording._resuming import resumed
+from session.recording._tee import show, show_async
+from session.sdk import kept_headers
+from session.storage import check_session_id, new_session_id
+from session.storage._now import run_now
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import TracebackType
+    from typing import Self, TypeAlias
+
+    from anthropic import APIRequest, APIResponse, AsyncAPIResponse
+
+    from session.events import SessionEvent
+    from session.recording._journal import Journal
+    from session.storage import BlockingEventSessionStorage, EventSessionStorage
+
+    _Response: TypeAlias = APIResponse[Any] | AsyncAPIResponse[Any]
+    _Reading: TypeAlias = PlainReading | StreamReading
+    _Whole: TypeAlias = Callable[[Coroutine[Any, Any, bool]], Awaitable[bool]]
+
+_log: Final = logging.getLogger("session.recording")
+_EVENT_STREAM: Final = "text/event-stream"
+
+
+class Recorder(Middleware):
+    """Records what a program says to the Messages API, as sessions: `Anthropic(middleware=[recorder])`, asynchronous
+    clients too, or `client.with_middleware(recorder)`. Put it last, so that it sees what is sent and what comes.
+
+    One recorder is one run. A call that extends the newest state of one of its sessions continues it; one that extends
+    an earlier point, or runs beside another, is a fork there; any other starts a session, linked to its cause.
+    `sessions` lists them. *session* names the first one; if it exists already, the run goes on with it.
+
+    When the program can act on something, it is durable: the request before it is sent, each content block before its
+    end is handed over, the response before its end. A call costs at most two durable appends and one per block.
+
+    *redact* is given every text before it is written and returns what is to be written instead. Without it the content
+    is kept as it was sent. Keys are never seen; of the headers a few are kept that say what a body means.
+
+    *on_failure* is what happens when something cannot be written: "raise" a `RecordingFailedError` (before the call is
+    sent, so nothing is lost), or "go_on" without recording that call; `failures` has the errors, and they are logged.
+
+    *storage* is a path, or an `EventSessionStorage` or `BlockingEventSessionStorage`, which stays open. Thread-safe;
+    use it in `with`, or `close` it.
+    """
+
+    def __init__(
+        self,
+        storage: str | os.PathLike[str] | EventSessionStorage | BlockingEventSessionStorage,
+        *,
+        session: str | None = None,
+        redact: Callable[[str], str] | None = None,
+        on_failure: Literal["raise", "go_on"] = "raise",
+        meta: Meta = NO_META,
+    ) -> None:
+        if on_failure not in {"raise", "go_on"}:
+            raise ValueError(f"on_failure is 'raise' or 'go_on', not {on_failure!r}")
+        self._root = new_session_id() if session is None else check_session_id(session)
+        self._journals = Journals(storage)
+        self._calls = Calls(self._root, meta)
+        self._redact = redact
+        self._on_failure = on_failure
+        self._prices = load_prices()
+        self.failures: list[RecordingFailedError] = []
+        if session is not None and (line := run_now(resumed(self._journals.now, session))):
+            self._calls.resume(line)
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self._root}: {len(self.sessions)} sessions>"
+
+    @property
+    def sessions(self) -> list[str]:
+        """The sessions of this run so far, in the order in which they began."""
+        return list(self._calls.sessions)
+
+    def extend(self, session_id: str, version: int) -> None:
+        """Record calls that go on with an existing session, as it was at *version*, in forks of it. Nothing is written
+        to the session itself.
+        """
+        if line := run_now(resumed(self._journals.now, session_id, version)):
+            self._calls.extend(line)
+
+    def close(self) -> None:
+        """Close the log, if it was opened here. Calls that are still running can no longer be recorded."""
+        self._journals.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- the middleware -----------------------------------------------------------------------------------------------
+
+    def handle(self, request: APIRequest, call_next: Callable[[APIRequest], APIResponse[Any]]) -> APIResponse[Any]:
+        """One attempt of a synchronous client."""
+        said = asked(request, self._redact)
+        if said is None:
+            return call_next(request)
+        recording = _Recording(self, Call(said), self._journals.now, _at_once)
+        if not run_now(recording.begin()):
+            return call_next(request)
+        try:
+            response = call_next(request)
+        except BaseException as error:
+            run_now(recording.failed(error))
+            raise
+        if _streams(request, response):
+            show(response.http_response, recording.streamed(response))
+            return response
+        try:
+            body = response.read()
+        except Exception as error:
+            run_now(recording.failed(error, response))
+            raise _of_broken_body(response, error) from error
+        run_now(recording.came(response, body))
+        return response
+
+    async def handle_async(
+        self, request: APIRequest, call_next: Callable[[APIRequest], Awaitable[AsyncAPIResponse[Any]]]
+    ) -> AsyncAPIResponse[Any]:
+        """One attempt of an asynchronous client."""
+        said = asked(request, self._redact)
+        if said is None:
+            return await call_next(request)
+        recording = _Recording(self, Call(said), self._journals.awaited, finished)
+        try:
+            if not await recording.begin():
+                return await call_next(request)
+            response = await call_next(request)
+        except BaseException as error:
+            await recording.failed(error)
+            raise
+        if _streams(request, response):
+            show_async(response.http_response, recording.streamed(response))
+            return response
+        try:
+            body = await response.read()
+        except BaseException as error:
+            await recording.failed(error, response)
+            raise _of_broken_body(response, error) from error
+        await recording.came(response, body)
+        return response
+
+    # --- for one attempt ----------------------------------------------------------------------------------------------
+
+    async def begin(self, call: Call, journal: Journal) -> bool:
+        """Make the request durable; False: it could not be, and is to go on without."""
+        return await self._kept(self._calls.begin(call, journal))
+
+    async def record(
+        self, call: Call, events: list[SessionEvent], journal: Journal, reading: _Reading | None = None
+    ) -> bool:
+        """Make *events* durable; without a *reading*, or when that is over, the attempt has ended."""
+        over = reading is None or reading.is_over
+        answered = reading.answered if reading else None
+        return await self._kept(self._calls.record(call, events, journal, over=over, answered=answered))
+
+    def terms(self, call: Call, response: _Response) -> Terms:
+        """What is known of *response* before its body."""
+        return Terms(
+            call.request_id,
+            call.asked.model,
+            call.milliseconds,
+            _now_ms,
+            self._prices,
+            self._redact,
+            response.status_code,
+            kept_headers(response.headers, failed=not response.http_response.is_success),
+        )
+
+    def redacted(self, raw: bytes) -> bytes:
+        """*raw* as it may be stored."""
+        return redacted_bytes(raw, self._redact)
+
+    async def _kept(self, writing: Coroutine[Any, Any, None]) -> bool:
+        try:
+            await writing
+        except RecordingFailedError as error:
+            if self._on_failure == "raise":
+                raise
+            self.failures.append(error)
+            _log.exception("a call is not recorded")
+            return False
+        return True
+
+
+class _Recording:
+    """One attempt, as it goes, and the `Witness` of a streamed body. *whole* runs a step that must not be cut short."""
+
+    def __init__(self, recorder: Recorder, call: Call, journal: Journal, whole: _Whole) -> None:
+        self._recorder = recorder
+        self._call = call
+        self._journal = journal
+        self._whole = whole
+        self._reading: StreamReading | None = None
+        self._open = False
+
+    async def begin(self) -> bool:
+        """See `Recorder.begin`. Cancelled, it may have begun all the same: `failed` knows."""
+        begun = await self._whole(self._recorder.begin(self._call, self._journal))
+        self._call.sent_at = time.monotonic()
+        return begun
+
+    async def failed(self, error: BaseException, response: _Response | None = None) -> None:
+        """The attempt brought no answer, or only a part of one."""
+        if self._call.line is None or isinstance(error, RecordingFailedError):
+            return
+        reason = "error" if isinstance(error, Exception) else "cancelled"
+        how = self._recorder.terms(self._call, response) if response is not None else None
+        interrupted = ResponseInterrupted(
+            self._call.request_id,
+            reason,
+            status=how.status if how else 0,
+            error=named(error) if reason == "error" else b"",
+            headers=how.headers if how else b"",
+            duration_ms=self._call.milliseconds(),
+        )
+        await self._write([interrupted])
+
+    async def came(self, response: _Response, body: bytes) -> None:
+        """A response came whole: an answer, or an error of the API."""
+        terms = self._recorder.terms(self._call, response)
+        if response.http_response.is_success:
+            reading = PlainReading(terms)
+            await self._write(reading.whole(body), reading)
+            return
+        kept, duration_ms = self._recorder.redacted(body), self._call.milliseconds()
+        await self._write(
+            [
+                ResponseInterrupted(
+                    terms.request_id, "error", terms.status, kept, headers=terms.headers, duration_ms=duration_ms
+                )
+            ]
+        )
+
+    def streamed(self, response: _Response) -> _Recording:
+        """A stream begins, of which this is the witness."""
+        self._reading = StreamReading(self._recorder.terms(self._call, response))
+        return self
+
+    def takes(self, chunk: bytes) -> Coroutine[Any, Any, None] | None:
+        """See `Witness`."""
+        if self._reading and (events := self._reading.take(chunk)):
+            return self._write(events, self._reading)
+        return None
+
+    async def ended(self) -> None:
+        """See `Witness`."""
+        await self._end("cut")
+
+    async def broke(self, error: Exception) -> None:
+        """See `Witness`."""
+        await self._end("cut", named(error))
+
+    async def left(self) -> None:
+        """See `Witness`."""
+        await self._end("cancelled")
+
+    async def _end(self, reason: str, error: bytes = b"") -> None:
+        if self._reading and (events := self._reading.end(error, reason=reason)):
+            await self._write(events, self._reading)
+
+    async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:
+        writing = self._recorder.record(self._call, events, self._journal, reading)
+        try:
+            kept = await self._whole(writing)
+        except RecordingFailedError:
+            self._reading = None
+            raise
+        if not kept:
+            self._reading = None
+
+
+async def _at_once(work: Coroutine[Any, Any, bool]) -> bool:
+    return await work
+
+
+def _streams(request: APIRequest, response: _Response) -> bool:
+    kind = response.headers.get("content-type", "")
+    return bool(request.stream and response.http_response.is_success and kind.startswith(_EVENT_STREAM))
+
+
+def _of_broken_body(response: _Response, error: BaseException) -> BaseException:
+    """The SDK cannot make an error of a failure without its body, and would not try again."""
+    if response.http_response.is_success or not isinstance(error, Exception):
+        return error
+    return APIConnectionError(request=response.http_request)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

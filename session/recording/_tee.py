@@ -1,0 +1,143 @@
+"""The body of a response, shown to us before the program sees it. What we rely on in the SDK and its HTTP client.
+
+1. Every reader of a streamed body (the SDK's streams, `iter_bytes`, `iter_lines`, `read`) goes through the methods
+   `iter_bytes` or `aiter_bytes` of the `httpx2.Response`, which give it decompressed. `iter_raw` does not: a program
+   that uses it leaves the stream, as far as we see.
+2. Whoever leaves a stream calls `close` or `aclose` of the response.
+
+These two are replaced on the object itself; `tests/session/recording/test_tee.py` holds that the SDK still calls them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from session.storage._now import run_now
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+    import httpx2
+
+
+class Witness(Protocol):
+    """Is told of a body as it is read. What it raises ends the reading."""
+
+    def takes(self, chunk: bytes) -> Coroutine[Any, Any, None] | None:
+        """*chunk* is about to be handed over: what must be done first, if anything."""
+
+    async def ended(self) -> None:
+        """There is no more."""
+
+    async def broke(self, error: Exception) -> None:
+        """The transport raised *error* in place of the next chunk."""
+
+    async def left(self) -> None:
+        """The reader went away before the end."""
+
+
+def show(response: httpx2.Response, witness: Witness) -> None:
+    """Show *witness* the body of *response* as a synchronous reader reads it."""
+    _Shown(response, witness)
+
+
+def show_async(response: httpx2.Response, witness: Witness) -> None:
+    """As `show`, for asynchronous readers."""
+    _AsyncShown(response, witness)
+
+
+class _Shown:
+    def __init__(self, response: httpx2.Response, witness: Witness) -> None:
+        self._read = response.iter_bytes
+        self._close = response.close
+        self._witness: Witness | None = witness
+        self._pulling = False
+        _replace(response, iter_bytes=self.iter_bytes, close=self.close)
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        source = iter(self._read(chunk_size))
+        while True:
+            chunk = self._next(source)
+            if chunk is None:
+                return
+            if self._witness is not None and (work := self._witness.takes(chunk)):
+                run_now(work)
+            yield chunk
+
+    def _next(self, source: Iterator[bytes]) -> bytes | None:
+        self._pulling = True  # at its end the source closes the response: that is no leaving
+        try:
+            chunk = next(source, None)
+        except Exception as error:
+            if witness := self._gone():
+                run_now(witness.broke(error))
+            raise
+        finally:
+            self._pulling = False
+        if chunk is None and (witness := self._gone()):
+            run_now(witness.ended())
+        return chunk
+
+    def close(self) -> None:
+        try:
+            if not self._pulling and (witness := self._gone()):
+                run_now(witness.left())
+        finally:
+            self._close()
+
+    def _gone(self) -> Witness | None:
+        witness, self._witness = self._witness, None
+        return witness
+
+
+class _AsyncShown:
+    def __init__(self, response: httpx2.Response, witness: Witness) -> None:
+        self._read = response.aiter_bytes
+        self._close = response.aclose
+        self._witness: Witness | None = witness
+        self._pulling = False
+        _replace(response, aiter_bytes=self.aiter_bytes, aclose=self.aclose)
+
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        source = aiter(self._read(chunk_size))
+        while True:
+            chunk = await self._next(source)
+            if chunk is None:
+                return
+            if self._witness is not None and (work := self._witness.takes(chunk)):
+                await work
+            yield chunk
+
+    async def _next(self, source: AsyncIterator[bytes]) -> bytes | None:
+        self._pulling = True
+        try:
+            chunk = await anext(source, None)
+        except Exception as error:
+            if witness := self._gone():
+                await witness.broke(error)
+            raise
+        except BaseException:
+            if witness := self._gone():
+                await witness.left()
+            raise
+        finally:
+            self._pulling = False
+        if chunk is None and (witness := self._gone()):
+            await witness.ended()
+        return chunk
+
+    async def aclose(self) -> None:
+        try:
+            if not self._pulling and (witness := self._gone()):
+                await witness.left()
+        finally:
+            await self._close()
+
+    def _gone(self) -> Witness | None:
+        witness, self._witness = self._witness, None
+        return witness
+
+
+def _replace(response: httpx2.Response, **methods: Any) -> None:  # noqa: ANN401 - methods of the response
+    for name, method in methods.items():
+        setattr(response, name, method)

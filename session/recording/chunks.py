@@ -1,0 +1,270 @@
+"""In which pieces a body arrived, and when, kept beside the content without holding it twice. Pure.
+
+The account of a body, compressed with a fixed dictionary:
+
+    number of chunks, then per chunk: milliseconds since the one before, length + 1 (0: up to the end of an event)
+    the body, in which each piece that stands in the recorded blocks is COPY, bytes skipped there, bytes copied
+
+All numbers are unsigned varints. What it rebuilds is compared with the body before it is kept; where the two differ (a
+body that holds COPY itself) the body is kept as it is, compressed.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from session import jsontext
+from session.errors import EventDataError, UnreadableJsonError
+from session.events import ResponseReceived
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from session.events import ResponseInterrupted
+
+_DERIVED: Final = b"\x01"
+_VERBATIM: Final = b"\x02"
+_COPY: Final = b"\x00"
+_LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
+_SEVEN_BITS: Final = 0x7F
+_WINDOW: Final = 65_536  # how far apart two pieces of the content may be in the blocks
+_EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
+_FIRST: Final = b'"content_block_start"'
+_DELTA: Final = re.compile(rb'"(?:text|thinking|signature|partial_json)"\s*:\s*"((?:[^"\\]++|\\.)++)"')
+
+# Part of the format: what the API's bodies look like. It must never change; another one is another format byte.
+_USUAL: Final = (
+    b'{"model":"claude-sonnet-opus-haiku-5-","id":"msg_01","type":"message","role":"assistant","content":[],'
+    b'"stop_reason":"end_turn","stop_reason":"tool_use","stop_reason":"max_tokens","stop_sequence":null,'
+    b'"stop_details":null,"usage":{"input_tokens":12,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,'
+    b'"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":1,'
+    b'"service_tier":"standard","inference_geo":"not_available"}}\n\n'
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},'
+    b'"request_id":"req_"}'
+    b'event: message_start\ndata: {"type":"message_start","message":{"model":"claude-","id":"msg_01","type":"message",'
+    b'"role":"assistant","content":[],"stop_reason":null,"stop_sequence":null,"stop_details":null,'
+    b'"usage":{"input_tokens":,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":'
+    b'{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0},"output_tokens":1,"service_tier":"standard",'
+    b'"inference_geo":"not_available"}}        }\n\nevent: ping\ndata: {"type": "ping"}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"thinking",'
+    b'"thinking":"","signature":""}       }\n\nevent: content_block_delta\ndata: {"type":"content_block_delta",'
+    b'"index":0,"delta":{"type":"thinking_delta","thinking":""}     }\n\nevent: content_block_delta\ndata: '
+    b'{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":""}    }\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":1,"content_block":{"type":"tool_use",'
+    b'"id":"toolu_01","name":"","input":{}}   }\n\nevent: content_block_delta\ndata: {"type":"content_block_delta",'
+    b'"index":1,"delta":{"type":"input_json_delta","partial_json":""}  }\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text",'
+    b'"text":""}            }\n\nevent: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":""}          }\n\nevent: content_block_stop\ndata: '
+    b'{"type":"content_block_stop","index":0           }\n\nevent: message_delta\ndata: {"type":"message_delta",'
+    b'"delta":{"stop_reason":"end_turn","stop_sequence":null,"stop_details":null},"usage":{"input_tokens":,'
+    b'"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":}      }\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"           }\n\n'
+)
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a body that arrived *at_ms* milliseconds after its attempt was sent."""
+
+    at_ms: int
+    data: bytes
+
+
+def chunks_of(event: ResponseReceived | ResponseInterrupted, blocks: Sequence[bytes] = ()) -> list[Chunk] | None:
+    """The exact body of a recorded response, as it arrived; None if it was not kept.
+
+    *blocks* are those of the `block_received` events of the request, by index. Raises `EventDataError` for an account
+    that is damaged, or of a format that this version does not know.
+    """
+    if not event.chunks:
+        return None
+    try:
+        return unpack(event.chunks, source(content_of(event, blocks)))
+    except (zlib.error, IndexError, ValueError) as error:
+        raise EventDataError(event.type, f"its account of chunks is unreadable: {error}") from error
+
+
+def content_of(event: ResponseReceived | ResponseInterrupted, blocks: Sequence[bytes]) -> list[bytes]:
+    """What an account may copy from: the blocks, finished or not; the whole content of a plain response."""
+    if isinstance(event, ResponseReceived):
+        return [event.content] if event.content is not None else list(blocks)
+    return [*blocks, *(jsontext.items(event.partial) if event.partial else [])]
+
+
+def source(blocks: Iterable[bytes]) -> bytes:
+    """The text that an account copies from: each block; of one with an input that, as a string, as it is streamed."""
+    return b"".join(_streamed_input(block) or block for block in blocks)
+
+
+def pack(chunks: Sequence[Chunk], copied_from: bytes) -> bytes:
+    """The account of *chunks*, given the `source` of what is recorded beside it."""
+    body = b"".join(chunk.data for chunk in chunks)
+    marks = _marks(chunks, body)
+    packed = _DERIVED + _compressed(marks + _skeleton(body, copied_from))
+    try:
+        if unpack(packed, copied_from) == list(chunks):
+            return packed
+    except (IndexError, ValueError):
+        pass
+    return _VERBATIM + _compressed(marks + body)
+
+
+def is_derived(packed: bytes, body: Sequence[Chunk], copied_from: bytes) -> bool:
+    """Whether nothing of the content stands in *packed* itself: every delta was found in what it copies from."""
+    if packed[:1] != _DERIVED:
+        return False
+    whole = b"".join(chunk.data for chunk in body)
+    skeleton = _skeleton(whole, copied_from)
+    return all(skeleton.startswith(_COPY, delta.start(1)) for delta in _DELTA.finditer(skeleton))
+
+
+def unpack(packed: bytes, copied_from: bytes) -> list[Chunk]:
+    """Inverse of `pack`. Raises `ValueError`, `IndexError` or `zlib.error`."""
+    if packed[:1] not in {_DERIVED, _VERBATIM}:
+        raise ValueError(f"format {packed[:1]!r} is not known")
+    decompressor = zlib.decompressobj(zdict=_USUAL)
+    plain = decompressor.decompress(packed[1:])
+    if not decompressor.eof:
+        raise ValueError("it is cut off")
+    count, place = _number(plain, 0)
+    marks: list[tuple[int, int]] = []
+    for _ in range(count):
+        waited, place = _number(plain, place)
+        length, place = _number(plain, place)
+        marks.append((waited, length))
+    rest = plain[place:]
+    return list(_cut(_rebuilt(rest, copied_from) if packed[:1] == _DERIVED else rest, marks))
+
+
+def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
+    ends = iter(_ends(body))
+    at_ms = begin = event_end = 0
+    for waited, length in marks:
+        while event_end <= begin < len(body):
+            event_end = next(ends, len(body) + 1)
+        at_ms += waited
+        end = begin + length - 1 if length else event_end
+        yield Chunk(at_ms, body[begin:end])
+        begin = min(end, len(body))
+
+
+def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
+    marks = bytearray(_varint(len(chunks)))
+    ends = iter(_ends(body))
+    at_ms = begin = event_end = 0
+    for chunk in chunks:
+        end = begin + len(chunk.data)
+        while event_end <= begin < len(body):  # the event in whose middle, or before which, the chunk begins
+            event_end = next(ends, len(body) + 1)
+        marks += _varint(chunk.at_ms - at_ms)
+        marks += _varint(0 if event_end == end else end - begin + 1)
+        at_ms, begin = chunk.at_ms, end
+    return bytes(marks)
+
+
+def _ends(body: bytes) -> list[int]:
+    """Where each server-sent event of *body* ends."""
+    return [match.end() for match in _EVENT_END.finditer(body)]
+
+
+def _skeleton(body: bytes, copied_from: bytes) -> bytes:
+    """*body* with copies in place of what stands in *copied_from*, which is gone through once from front to back."""
+    parts: list[bytes] = []
+    done = place = 0
+    for begin, end in _pieces(body):
+        if begin < done:
+            continue
+        found = copied_from.find(body[begin:end], place, place + end - begin + _WINDOW)
+        if found >= 0:
+            parts += (body[done:begin], _COPY, _varint(found - place), _varint(end - begin))
+            done, place = end, found + end - begin
+    parts.append(body[done:])
+    return b"".join(parts)
+
+
+def _rebuilt(skeleton: bytes, copied_from: bytes) -> bytes:
+    parts: list[bytes] = []
+    done = place = 0
+    while (mark := skeleton.find(_COPY, done)) >= 0:
+        skipped, after = _number(skeleton, mark + 1)
+        length, after = _number(skeleton, after)
+        place += skipped
+        parts += (skeleton[done:mark], copied_from[place : place + length])
+        done, place = after, place + length
+    parts.append(skeleton[done:])
+    return b"".join(parts)
+
+
+def _pieces(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where content may stand in *body*: in the content of a message, the deltas and first events of a stream."""
+    if body[:1] == b"{":
+        yield from _content_span(body)
+        return
+    found = [delta.span(1) for delta in _DELTA.finditer(body)]
+    begin = -1
+    while (begin := body.find(_FIRST, begin + 1)) >= 0:
+        end = body.find(b"\n", begin)
+        if end - begin > _LONG_EVENT:
+            found += _first_block(body, body.rfind(b"\n", 0, begin) + 1, end)
+    yield from sorted(found)
+
+
+def _content_span(body: bytes) -> Iterator[tuple[int, int]]:
+    try:
+        content = jsontext.members(body).get("content", b"")
+    except UnreadableJsonError:
+        return
+    begin = body.find(content) if content else -1
+    if begin >= 0:
+        yield begin, begin + len(content)
+
+
+def _first_block(body: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    brace = body.find(b"{", begin, end)
+    try:
+        block = jsontext.members(body[brace:end]).get("content_block", b"")
+    except UnreadableJsonError:
+        return
+    found = body.find(block, begin, end) if block else -1
+    if found >= 0:
+        yield found, found + len(block)
+
+
+def _streamed_input(block: bytes) -> bytes:
+    """The input of a tool call as the inside of a JSON string; b"" if it has none."""
+    if b'"input"' not in block:
+        return b""
+    try:
+        given = jsontext.members(block).get("input", b"")
+    except UnreadableJsonError:
+        return b""
+    return jsontext.encode(given.decode())[1:-1]
+
+
+def _compressed(plain: bytes) -> bytes:
+    compressor = zlib.compressobj(6, zdict=_USUAL)
+    return compressor.compress(plain) + compressor.flush()
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > _SEVEN_BITS:
+        found.append(number & _SEVEN_BITS | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def _number(raw: bytes, place: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = raw[place]
+        place += 1
+        number |= (byte & _SEVEN_BITS) << shift
+        if byte <= _SEVEN_BITS:
+            return number, place
+        shift += 7

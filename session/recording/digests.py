@@ -1,0 +1,88 @@
+"""What identifies a request and every prefix of it. Pure: the same values give the same digests, in any process.
+
+    tools -> system -> message 1 -> message 2 -> ... -> message n -> model and parameters
+             `prompt_digest`  `chain` after each message            `request_digest`
+
+Two requests that mean the same to the API have the same digests: `cache_control` and how a number is written are left
+out, a text stands for the one text block it is, a member of a block that is null for one that is absent (the SDK's
+`model_dump` writes nulls). 1, 1.0 and true differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from session import jsontext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+START: Final = hashlib.sha256(b"refold messages 1").digest()
+"""The chain before the first message."""
+
+_PROMPT: Final = b"refold prompt 1"
+_REQUEST: Final = b"refold request 1"
+_HOLD_BLOCKS: Final = ("content", "source")
+_MAX_DEPTH: Final = 32
+
+
+def message_digest(message: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """Of one message, parsed."""
+    if isinstance(message, jsontext.Unreadable):
+        return hashlib.sha256(message.raw).digest()
+    return _digest(_block(message, 0))
+
+
+def prompt_digest(tools: Any, system: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """Of what stands before the messages, parsed; None, "" and [] are absent."""
+    return hashlib.sha256(_PROMPT + _digest(_blocks(tools or [], 0)) + _digest(_blocks(system or [], 0))).digest()
+
+
+def chained(before: bytes, message: bytes) -> bytes:
+    """The chain behind *before* and the digest of one more *message*."""
+    return hashlib.sha256(before + message).digest()
+
+
+def chain(messages: Iterable[Any]) -> list[bytes]:
+    """`START`, and the chain after each message."""
+    found = [START]
+    for message in messages:
+        found.append(chained(found[-1], message_digest(message)))
+    return found
+
+
+def prefix_digest(prompt: bytes, after: bytes) -> bytes:
+    """Of tools, system and the messages up to *after*, which is of a chain: what the prompt cache keeps."""
+    return hashlib.sha256(prompt + after).digest()
+
+
+def request_digest(model: str, parameters: Mapping[str, Any], prompt: bytes, after: bytes) -> bytes:
+    """Of a whole request. `stream`, `thread` and `cache_control` among the *parameters* are left out."""
+    kept = {key: value for key, value in parameters.items() if key not in {"cache_control", "stream", "thread"}}
+    return hashlib.sha256(_REQUEST + _digest([model, kept]) + prefix_digest(prompt, after)).digest()
+
+
+def _digest(value: object) -> bytes:
+    try:
+        text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+    except (TypeError, ValueError, RecursionError):  # keys of several types, or it nests beyond the stack
+        text = repr(value)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+
+
+def _block(block: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON value
+    if not isinstance(block, dict):
+        return block
+    return {
+        key: _blocks(value, depth + 1) if key in _HOLD_BLOCKS and depth < _MAX_DEPTH else value
+        for key, value in block.items()
+        if key != "cache_control" and value is not None
+    }
+
+
+def _blocks(held: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(held, str):
+        return [{"type": "text", "text": held}] if held else []
+    return [_block(block, depth) for block in held] if isinstance(held, list) else _block(held, depth)
