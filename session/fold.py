@@ -178,7 +178,7 @@ class Fold:
             id=self._id,
             messages=Messages.of((*self._messages, growing) if growing else self._messages),
             usage=self._tally.usage(),
-            metadata={key: jsontext.parse_or_show(value) for key, value in self._metadata.items()},
+            metadata={key: metadata.value_of(text) for key, text in self._metadata.items()},
             created_at=self._created_at,
             updated_at=self._updated_at,
             parent_id=self._parent_id,

@@ -36,6 +36,7 @@ _TOKEN: Final = re.compile(
     rb"(?P<plain>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null|NaN|-?Infinity)"
     rb")"
 )
+_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
 _BLANK: Final = b" \t\n\r"
 
 
@@ -120,6 +121,21 @@ def is_sendable(value: object) -> bool:
         elif isinstance(part, float) and not math.isfinite(part):
             return False
     return True
+
+
+def nests_deeper(raw: bytes, levels: int) -> bool:
+    """Whether arrays and objects stand more than *levels* deep inside one another in the JSON text *raw*."""
+    if raw.count(b"[") + raw.count(b"{") <= levels:
+        return False
+    depth = 0
+    for found in _BRACKET.finditer(raw):
+        if found["opening"]:
+            depth += 1
+            if depth > levels:
+                return True
+        elif found["closing"]:
+            depth -= 1
+    return False
 
 
 def _is_text(text: str) -> bool:

@@ -31,19 +31,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from session._history import (
-    Block,
-    Code,
-    Exchange,
-    Finding,
-    Item,
-    Part,
-    Remedy,
-    find_unsendable,
-    finders,
-    read,
-    tool_uses,
-)
+from session._finders import find_unsendable, finders
+from session._history import Block, Code, Exchange, Finding, Item, Part, Remedy, read, tool_uses
 from session.jsontext import Unreadable
 
 if TYPE_CHECKING:

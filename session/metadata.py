@@ -1,8 +1,12 @@
-"""Metadata as JSON: what a program attaches to a session, encoded and checked here for every storage."""
+"""Metadata as JSON: what a program attaches to a session, encoded and checked here for every storage.
+
+Python parses and writes JSON only as deep as what is left of its stack, so a value near that depth would be read in one
+place and could not be written again in another. Beyond `MAX_DEPTH` levels none is taken, and none is looked at.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from session import jsontext
 from session.errors import InvalidMetadataError
@@ -10,15 +14,23 @@ from session.errors import InvalidMetadataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_DEPTH: Final = 128
+"""Of arrays and objects inside one another."""
+
 
 def texts(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """The exact text of each value. Raises `InvalidMetadataError` for what is no JSON object: a key that is no string,
     an object of a program, what nests too deep.
     """
     try:
-        return {_key(key): jsontext.encode(value) for key, value in metadata.items()}
+        return {_key(key): _text(value) for key, value in metadata.items()}
     except (TypeError, ValueError) as error:
         raise InvalidMetadataError(str(error)) from error
+
+
+def value_of(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """What *text* says; an `Unreadable`, whose text it stays, where no parser takes it or it nests too deep."""
+    return jsontext.Unreadable(text) if jsontext.nests_deeper(text, MAX_DEPTH) else jsontext.parse_or_show(text)
 
 
 def plain_object(metadata: Mapping[str, Any]) -> bytes:
@@ -34,3 +46,10 @@ def _key(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"a key is a string, not {type(key).__name__}")
     return key
+
+
+def _text(value: object) -> bytes:
+    text = jsontext.encode(value)
+    if jsontext.nests_deeper(text, MAX_DEPTH) and not isinstance(value, jsontext.Unreadable):
+        raise ValueError(f"a value nests more than {MAX_DEPTH} levels deep")
+    return text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from session import jsontext
+from session import jsontext, metadata
 from session.errors import UnreadableJsonError
 from session.fold import Fold
 from session.messages import Message, Messages
@@ -126,7 +126,7 @@ def from_snapshot(data: bytes) -> Fold | None:
             id=kept.id,
             messages=Messages(kept.messages),
             usage=_usage(kept.usage),
-            metadata={key: jsontext.parse_or_show(value) for key, value in kept.metadata.items()},
+            metadata={key: metadata.value_of(text) for key, text in kept.metadata.items()},
             created_at=kept.created_at,
             updated_at=kept.updated_at,
             parent_id=kept.parent_id,

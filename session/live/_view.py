@@ -70,15 +70,14 @@ class RequestView:
 
     def _repair(self, entries: Sequence[Message], results: Mapping[str, bytes], in_doubt: Collection[str]) -> None:
         messages = [entry.parsed() for entry in entries]
-        planned = plan(messages, in_doubt=in_doubt)
+        shown = {tool_use_id: jsontext.parse_or_show(raw) for tool_use_id, raw in results.items()}
+        recorded = {tool_use_id: block for tool_use_id, block in shown.items() if _is_result(tool_use_id, block)}
+        planned = plan(messages, in_doubt={*in_doubt, *(results.keys() - recorded.keys())})
         self._calls = set(_calls(messages))
         self._waiting_from = 0 if _waits_for_server(messages) else math.inf
         self._flaws_end = _flaws_end(entries, [viewed.origin for viewed in planned.view])
-        recorded = {
-            addition.tool_use_id: jsontext.parse_or_show(results[addition.tool_use_id])
-            for addition in planned.additions
-            if addition.tool_use_id in results
-        }
+        added = {addition.tool_use_id for addition in planned.additions}
+        recorded = {tool_use_id: block for tool_use_id, block in recorded.items() if tool_use_id in added}
         self._raw = [
             entries[viewed.origin].raw if viewed.origin is not None else _encoded(viewed.message, recorded)
             for viewed in planned.view
@@ -121,6 +120,12 @@ def _blocks(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for message in messages:
         content = message.get("content")
         yield from (block for block in content if isinstance(block, dict)) if isinstance(content, list) else ()
+
+
+def _is_result(tool_use_id: str, block: object) -> bool:
+    """Whether *block* can be sent as the result: what no parser takes, or the API would refuse, is left out."""
+    call = {"type": "tool_use", "id": tool_use_id, "name": "any", "input": {}}
+    return not lint([_ASK, {"role": "assistant", "content": [call]}, {"role": "user", "content": [block]}])
 
 
 def _encoded(message: dict[str, Any], recorded: Mapping[str, Any]) -> bytes:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from session.errors import PlaceNotFoundError, SessionDeletedError, SessionNotFoundError
+from session.errors import InvalidSessionIdError, PlaceNotFoundError, SessionDeletedError, SessionNotFoundError
 from session.events import HistoryRewound, MessageAppended, ToolReturned, ToolStarted
 from session.fold import fold
 from session.state import SessionState
 from session.storage import WrongVersionError
-from session.testing._storage_claims import claim, loaded_from, only_if, rich_state, saved
+from session.testing._storage_claims import HOSTILE_IDS, claim, loaded_from, only_if, rich_state, saved
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -117,6 +117,31 @@ class EventClaims:
         with pytest.raises(SessionNotFoundError):
             await log.append("sess_b", [event])
         assert (await loaded_from(log, "sess_a")).version == state.version
+        assert await log.list() == ["sess_a"]
+
+    @only_if("event_sourced")
+    @claim
+    async def test_hostile_ids_are_refused_wherever_an_id_is_taken(self, storage: SessionStorage) -> None:
+        log = cast("EventSessionStorage", storage)
+        await saved(log, SessionState(id="sess_a"))
+        attempts: tuple[Callable[[str], Awaitable[object]], ...] = (
+            lambda hostile: log.append(hostile, [ToolStarted("t")]),
+            lambda hostile: anext(log.events(hostile)),
+            lambda hostile: anext(log.follow(hostile)),
+            lambda hostile: log.state_at(hostile, 1),
+            log.turns,
+            log.fork,
+            lambda hostile: log.fork("sess_a", hostile),
+            lambda hostile: log.fork_many(hostile, 2),
+            lambda hostile: log.update_metadata(hostile, title="t"),
+            lambda hostile: log.newest_messages(hostile, 1),
+            log.family,
+            log.verify,
+        )
+        for hostile in HOSTILE_IDS:
+            for attempt in attempts:
+                with pytest.raises(InvalidSessionIdError):
+                    await attempt(hostile)
         assert await log.list() == ["sess_a"]
 
     @only_if("event_sourced")

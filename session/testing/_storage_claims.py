@@ -86,6 +86,14 @@ def rich_state(session_id: str) -> SessionState:
     )
 
 
+def nested(levels: int) -> list[Any]:
+    """Lists inside one another."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 def claim(test: Callable[[C, SessionStorage], Awaitable[None]]) -> Callable[[C], None]:
     """Make *test*, a claim about a storage, a test that pytest runs on a new storage."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from session.errors import InvalidMetadataError, InvalidSessionIdError, InvalidStateError
+from session.metadata import MAX_DEPTH
 from session.state import SessionState
 from session.storage import check_session_id, new_session_id
 from session.testing._event_claims import EventClaims
@@ -24,6 +25,7 @@ from session.testing._storage_claims import (
     HOSTILE_IDS,
     check_same,
     claim,
+    nested,
     only_if,
     rich_state,
     saved,
@@ -135,11 +137,15 @@ class SessionStorageContract(EventClaims):
 
     @claim
     async def test_metadata_that_is_no_json_is_refused_and_nothing_is_written(self, storage: SessionStorage) -> None:
-        deep: list[Any] = []
-        for _ in range(5_000):
-            deep = [deep]
+        deep = nested(5_000)
         no_json: tuple[dict[Any, Any], ...] = ({"a": object()}, {1: "a"}, {"a": {1, 2}}, {"a": b"bytes"})
-        await _refuses(storage, (*no_json, {"a": deep}, {"a": 10**5_000}))
+        await _refuses(storage, (*no_json, {"a": deep}, {"a": nested(MAX_DEPTH + 1)}, {"a": 10**5_000}))
+
+    @claim
+    async def test_metadata_at_the_limit_of_depth_is_kept(self, storage: SessionStorage) -> None:
+        state = SessionState.new("sess_deep", metadata={"a": nested(MAX_DEPTH)}, now=1)
+        await storage.save(await saved(storage, state))
+        check_same(await storage.load("sess_deep"), state)
 
     @only_if("last_writer_wins")
     @claim

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from session import jsontext
 from session.events import (
     BlockReceived,
     HistoryCompacted,
@@ -26,6 +27,7 @@ from session.events import (
 )
 from session.fold import Fold, fold
 from session.messages import Message
+from session.metadata import MAX_DEPTH
 from session.state import Pending, Prompt
 from session.usage import Usage, total
 from tests.session.histories import (
@@ -234,6 +236,16 @@ def test_metadata_is_set_and_removed_key_by_key() -> None:
     )
     assert state.metadata == {"\ud800": 1.1, "n": [1]}
     assert state.unknown_events == 1
+
+
+@pytest.mark.parametrize("depth", [1, MAX_DEPTH, MAX_DEPTH + 1, *range(900, 1_000, 7), 5_000])
+@pytest.mark.parametrize("marks", [(b"[", b"]"), (b'{"]":', b"}")])
+def test_metadata_of_any_depth_has_a_state_that_is_gone_on_from(depth: int, marks: tuple[bytes, bytes]) -> None:
+    text = marks[0] * depth + b"0" + marks[1] * depth
+    state = folded(MetadataUpdated(b'{"tags":' + text + b"}"))
+    assert isinstance(state.metadata["tags"], jsontext.Unreadable) == (depth > MAX_DEPTH)
+    assert folded(ASK, start=state).metadata == state.metadata
+    assert jsontext.encode(state.metadata["tags"]) == text
 
 
 def test_the_prompt_keeps_what_a_change_does_not_name() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from session.lint import repair
+from session.lint import IN_DOUBT, lint, repair
 from session.live._view import RequestView
 from session.messages import Message
 
@@ -84,12 +85,32 @@ def test_what_needs_nothing_keeps_its_bytes() -> None:
     assert RequestView().update([Message.of(odd), broken], {}, ()) == [odd]
 
 
+HELD_UP: list[dict[str, Any]] = [
+    {"role": "user", "content": "Go"},
+    {"role": "assistant", "content": [calls("toolu_1")]},
+    {"role": "user", "content": "Well?"},
+]
+
+
 def test_a_recorded_result_stands_where_repair_would_put_its_own() -> None:
-    history = [
-        Message.of({"role": "user", "content": "Go"}),
-        Message.of({"role": "assistant", "content": [calls("toolu_1")]}),
-        Message.of({"role": "user", "content": "Well?"}),
-    ]
+    entries = [Message.of(message) for message in HELD_UP]
     recorded = {**answers("toolu_1"), "content": "as it was recorded", "is_error": True}
-    sent = RequestView().update(history, {"toolu_1": Message.of(recorded).raw}, ())
+    sent = RequestView().update(entries, {"toolu_1": Message.of(recorded).raw}, ())
     assert Message.of(sent[2]).parsed()["content"] == [recorded, says("Well?")]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff",
+        b'{"type":"tool_result","tool_use_id":"toolu_1","content":[[[',
+        b'{"type":"tool_result","tool_use_id":"toolu_1","content":[{"type":"n","x":NaN}]}',
+        b'{"type":"tool_result","tool_use_id":"toolu_2","content":"of another call"}',
+        b'"r"',
+    ],
+)
+def test_a_recorded_result_that_cannot_be_sent_stays_out_and_its_tool_is_in_doubt(raw: bytes) -> None:
+    entries = [Message.of(message) for message in HELD_UP]
+    sent = [Message.of(text).parsed() for text in RequestView().update(entries, {"toolu_1": raw}, ())]
+    assert lint(sent, sending=True) == []
+    assert sent[2]["content"][0]["content"] == IN_DOUBT

@@ -86,6 +86,10 @@ class Awaited:
         for event in self._blocking.events(*values, **options):
             yield event
 
+    async def follow(self, *values: Any, **options: Any) -> Any:
+        for event in self._blocking.follow(*values, **options):
+            yield event
+
     async def aclose(self) -> None:
         self._blocking.close()
 
@@ -341,6 +345,10 @@ def test_many_forks_are_made_at_one_place(tmp_path: Path) -> None:
             assert state is not None
             assert (len(state.messages), state.forked_at) == (2, 4)
         assert await storage.fork_many("sess_a", 0) == []
+        with pytest.raises(ValueError, match="a number of forks"):
+            await storage.fork_many("sess_a", -1)
+        with pytest.raises(ValueError, match="a number of messages"):
+            await storage.newest_messages("sess_a", -1)
 
     run(tmp_path, use)
 
@@ -490,6 +498,9 @@ def test_a_digest_that_was_kept_proves_the_history_up_to_it(tmp_path: Path) -> N
             await storage.verify(await storage.fork("sess_a", at=version - 1), expect=kept.digest)
         with pytest.raises(SessionAlteredError):
             await storage.verify("sess_a", expect=bytes(32))
+        for no_digest in ("", b"", kept.digest[:-1], kept.digest.hex()[:-2], "no hexadecimal digits"):
+            with pytest.raises(ValueError, match=r"a digest of 32 bytes|non-hexadecimal"):
+                await storage.verify("sess_a", expect=no_digest)
 
     run(tmp_path, use)
 

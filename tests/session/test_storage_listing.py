@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eventstore import BlockingLmdbEventLog, MemoryEventLog, NewEvent
 from session.errors import SessionDeletedError
-from session.events import AnyEvent, HistoryRewound, MessageAppended, SessionClosed, SessionCreated
+from session.events import AnyEvent, HistoryRewound, MessageAppended, MetadataUpdated, SessionClosed, SessionCreated
 from session.fold import FOLD_REVISION
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
 from session.storage._listing import SNAPSHOT_EVENTS
@@ -174,6 +174,20 @@ def test_damage_to_one_session_hides_no_other_and_is_told() -> None:
         assert list(page.unreadable) == ["sess_bad"]
         assert "message_appended" in page.unreadable["sess_bad"]
         await storage.append("sess_bad", [ASK] * SNAPSHOT_EVENTS)  # no snapshot, no error
+
+    asyncio.run(main())
+
+
+def test_metadata_that_nests_deep_hides_no_session() -> None:
+    async def main() -> None:
+        storage = EventSessionStorage(MemoryEventLog())
+        for depth in range(860, 1_000):  # somewhere here the stack ends
+            deep = MetadataUpdated(b'{"title":"deep","tags":' + b"[" * depth + b"]" * depth + b"}")
+            await storage.append(f"sess_{depth}", [deep] * SNAPSHOT_EVENTS, expected=0)
+        for _ in range(2):  # without a snapshot, and from one
+            page = await storage.summaries(limit=200)
+            assert [item.title for item in page.items] == ["deep"] * 140
+            assert page.unreadable == {}
 
     asyncio.run(main())
 
