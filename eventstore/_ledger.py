@@ -356,7 +356,7 @@ class Ledger:
             if header.commit_id == commit_id and header.commit_index == 0:
                 return self._same_commit(stream, expected + 1, events, commit_id)
         first = self._recent(stream).get(commit_id)
-        if first is None or first <= stream.version - RECENT_EVENTS:
+        if first is None or not self._is_recent(stream, first, commit_id):
             if commit_id == stream.fork_id:
                 raise CommitIdReusedError(stream.title, commit_id)
             return None
@@ -364,15 +364,25 @@ class Ledger:
             raise CommitIdReusedError(stream.title, commit_id)
         return self._same_commit(stream, first, events, commit_id)
 
+    def _is_recent(self, stream: _Stream, first: int, commit_id: bytes) -> bool:
+        if first > stream.version - RECENT_EVENTS:
+            return True
+        newest, _ = get_event(self._transaction, stream.position, stream.version)
+        return (newest.commit_id, newest.commit_index) == (commit_id, stream.version - first)
+
     def _recent(self, stream: _Stream) -> dict[bytes, int]:
         if stream.recent is None:
-            stream.recent = {}
+            recent: dict[bytes, int] = {}
             position, version = stream.position, stream.version
+            if version > stream.forked_at:
+                newest, _ = get_event(self._transaction, position, version)
+                recent[newest.commit_id] = version - newest.commit_index  # however long it is
             for _ in range(min(RECENT_EVENTS, version - stream.forked_at)):
                 header, _ = get_event(self._transaction, position, version)
                 if header.commit_index == 0:
-                    stream.recent.setdefault(header.commit_id, version)
+                    recent.setdefault(header.commit_id, version)
                 position, version = header.previous, version - 1
+            stream.recent = recent  # only now: of a damaged stream it would not be all
         return stream.recent
 
     def _same_commit(self, stream: _Stream, first: int, events: list[Prepared], commit_id: bytes) -> Commit:
@@ -573,7 +583,7 @@ class Ledger:
 
 
 def _remember(recent: dict[bytes, int], commit_id: bytes, first: int, version: int) -> None:
-    recent[commit_id] = first
     if len(recent) > 4 * RECENT_EVENTS:
         for old in [key for key, begun in recent.items() if begun <= version - RECENT_EVENTS]:
             del recent[old]
+    recent[commit_id] = first  # behind the others: the newest counts however long it is

@@ -11,8 +11,8 @@ P2  Ordered. The versions of a stream are dense from 1; positions follow the ord
 P3  Expected version. `Expected.ANY`, `Expected.EXISTS`, `Expected.NO_STREAM` or an exact number. A wrong expectation
     writes nothing and raises `WrongVersionError`.
 P4  Idempotent. An append repeated with the same commit id and content returns the first commit and writes nothing: for
-    a numbered expectation always, for the others while the first commit began within the newest `RECENT_EVENTS` events
-    of the stream. The same id with anything else raises `CommitIdReusedError`. Forks likewise.
+    a numbered expectation always, for the others while the first commit is the stream's newest, or began within its
+    newest `RECENT_EVENTS` events. The same id with anything else raises `CommitIdReusedError`. Forks likewise.
 P5  A fork costs the same at any version, depth and length of its parent, and copies nothing. Parent and child never see
     each other's later events.
 P6  Deletion leaves a tombstone, durable before anything is erased. The name is never reused. Erasure spares what a

@@ -483,6 +483,8 @@ class MemoryEventLog:
         standing = [c for c in commits if c[0].version == expected + 1 and c[0].commit_id == commit_id]
         oldest_recent = len(self._lineage(stream)) - RECENT_EVENTS + 1
         recent = [c for c in commits if c[0].version >= oldest_recent and c[0].commit_id == commit_id]
+        if commits and commits[-1][0].commit_id == commit_id:
+            recent = commits[-1:]
         began = stream.forked is not None and stream.forked.commit_id == commit_id
         if expected >= 0:
             if standing and _is_same(standing[0], events):
@@ -620,7 +622,7 @@ def _digest(event: Event, previous: bytes) -> bytes:
         b"refold1",
         previous,
         event.version.to_bytes(8, "big"),
-        event.time_ns.to_bytes(8, "big"),
+        event.time_ns.to_bytes(8, "big", signed=True),
         *(len(part).to_bytes(4, "big") + part for part in sized),
         hashlib.sha256(event.meta).digest(),
         hashlib.sha256(event.salt + event.data).digest(),
@@ -710,7 +712,7 @@ def _check_record(target: str, event: Event, version: int, previous: bytes, befo
 
     if event.version != version:
         raise refuse(f"version {event.version} stands at the place of {version}")
-    if len(event.salt) != SALT_BYTES or not 0 <= event.time_ns < 2**63:
+    if len(event.salt) != SALT_BYTES or not -(2**63) <= event.time_ns < 2**63:
         raise refuse("its salt or time cannot be")
     try:
         check_events([NewEvent(event.type, event.data, event.meta)])

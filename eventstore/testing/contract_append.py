@@ -205,6 +205,17 @@ class RepetitionContract(ContractBase):
         ).first == recent + 4
 
     @claim
+    async def test_p4_the_newest_commit_is_known_however_long_it_is(self, log: EventLog) -> None:
+        long = numbered(2 * log.capabilities.recent_events)
+        await log.append("s", notes("before"))
+        first = await log.append("s", long, commit_id=a_commit_id(1))
+        assert await log.append("s", long, commit_id=a_commit_id(1)) == first
+        with pytest.raises(CommitIdReusedError):
+            await log.append("s", notes("other"), commit_id=a_commit_id(1))
+        await log.append("s", notes("after"))
+        assert (await log.append("s", long, commit_id=a_commit_id(1))).first == first.version + 2
+
+    @claim
     async def test_p4_the_kind_of_expectation_may_change_in_a_repetition(self, log: EventLog) -> None:
         first = await log.append("s", notes("a"), commit_id=a_commit_id(1))
         second = await log.append("s", notes("b"), expected=1, commit_id=a_commit_id(2))

@@ -176,7 +176,10 @@ class ReopeningContract(ContractBase):
         first = await log.append("s", notes("a", "b"), commit_id=a_commit_id(1))
         fork = await log.fork("s", "fork", at=1, commit_id=a_commit_id(2))
         await log.append("s", notes("later"))
+        long = numbered(2 * log.capabilities.recent_events)
+        newest = await log.append("long", long, commit_id=a_commit_id(3))
         again = await self.reopen(log)
+        assert await again.append("long", long, commit_id=a_commit_id(3)) == newest
         for expected in (Expected.ANY, Expected.EXISTS, Expected.NO_STREAM):
             assert await again.append("s", notes("a", "b"), expected=expected, commit_id=a_commit_id(1)) == first
             with pytest.raises(CommitIdReusedError):

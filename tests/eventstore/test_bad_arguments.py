@@ -115,6 +115,21 @@ def test_what_is_no_argument_is_refused_and_nothing_is_written(engine: str, tmp_
 # ----------------------------------------------------------------------------------------------- clock and entropy
 
 
+def test_a_time_before_1970_is_a_time_in_every_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            LmdbEventLog(tmp_path / "log", durability="os", clock=lambda: -5, entropy=bytes) as log,
+            MemoryEventLog(clock=lambda: -5, entropy=bytes) as memory,
+        ):
+            commits = [await each.append("s", GOOD) for each in (log, memory)]
+            assert commits[0].time_ns == -5
+            assert commits[0].digest == commits[1].digest
+            async with MemoryEventLog() as third:
+                assert (await third.restore("s", await log.read("s"))).digest == commits[0].digest
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("now", [2**63, -(2**63) - 1, 1.0, None, True, "now"])
 def test_a_clock_that_gives_no_time_is_an_error_and_nothing_is_written(now: Any, tmp_path: Path) -> None:
     times = [1, now, now, now, now, 2]

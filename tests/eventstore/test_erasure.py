@@ -155,6 +155,20 @@ def mend(path: Path, sound: dict[bytes, bytes], third: int) -> None:
             transaction.put(stopped, sound[layout.erasure_key(layout.OWED, 4)])
 
 
+def test_a_row_that_leads_to_another_stream_erases_nothing_of_it(log: BlockingLmdbEventLog, broken: Path) -> None:
+    for name in ("living", "gone"):
+        log.append(name, [event() for _ in range(5)])
+    copy = copy_of(log, broken / "copy")
+    tombstone(copy, "gone")
+    with changing(copy) as transaction:
+        transaction.put(layout.erasure_key(layout.OWED, 2), layout.pack_erasure(layout.Erasure(5, 5)))
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        with pytest.raises(CorruptEventError, match="cannot be erased") as caught:
+            again.erase()
+        assert caught.value.stream == "gone"
+        assert again.read("living", verify=True) == log.read("living")
+
+
 DAMAGES: dict[str, Callable[[Any, int, int], object]] = {
     # what is done to the raw transaction, with the number of the stream and the position of its third event
     "an event is gone": lambda transaction, _, third: transaction.delete(layout.log_key(third)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventstore import START, BlockingLmdbEventLog, Content, CorruptEventError, Event, NewEvent, _reader
+from eventstore import START, BlockingLmdbEventLog, Content, CorruptEventError, Event, NewEvent, _listing
 from eventstore import _layout as layout
 from eventstore._reader import PAGE_BYTES, PAGE_EVENTS
 from tests.eventstore.rows import CountingTransaction, changing, copy_of
@@ -39,7 +39,7 @@ def test_a_listing_is_in_the_order_of_activity_wherever_buckets_and_pages_end(
     tail: int, broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "BUCKET_SHIFT", 3)
-    monkeypatch.setattr(_reader, "_TAIL_RECORDS", tail)
+    monkeypatch.setattr(_listing, "_TAIL_RECORDS", tail)
     seed = random.randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
@@ -109,6 +109,8 @@ DAMAGES = {
     "its stream does not exist": lambda record: record[:16] + b"\0\0\1\0" + record[20:],
     "it points forward": lambda record: record[:32] + b"\0\0\0\1" + record[36:],
     "its type is no text": lambda record: record[:120] + b"\xff" + record[121:],
+    "its stream is another": lambda record: record[:16] + b"\0\0\0\2" + record[20:],
+    "it points to an event of another stream": lambda record: record[:39] + bytes([record[39] + 1]) + record[40:],
 }
 
 
@@ -116,6 +118,7 @@ DAMAGES = {
 def test_p8_contents_of_a_damaged_event_are_not_given_out(damage: str, log: BlockingLmdbEventLog, broken: Path) -> None:
     for number in range(5):
         log.append("stream", [event(f"{number}")])
+        log.append("other", [event(f"other's {number}")])
     position = int.from_bytes(log.read("stream")[2].position[8:], "big")
     copy = copy_of(log, broken / "copy")
     with changing(copy) as transaction:
@@ -128,3 +131,81 @@ def test_p8_contents_of_a_damaged_event_are_not_given_out(damage: str, log: Bloc
             assert (caught.value.stream, caught.value.version) == ("stream", 3)
         fourth = log.read("stream")[3]
         assert again.contents("stream", after=3, upto=4) == [Content(4, "type", b"3", b"", fourth.time_ns)]
+
+
+def test_p8_a_pointer_into_another_stream_leads_nobody_there(log: BlockingLmdbEventLog, broken: Path) -> None:
+    for number in range(15):
+        for name in ("stream", "other"):
+            log.append(name, [event(f"{name} {number}")])
+    damaged = log.read("stream")[13]
+    copy = copy_of(log, broken / "copy")
+    with changing(copy) as transaction:
+        key = layout.log_key(int.from_bytes(damaged.position[8:], "big"))
+        record = bytearray(transaction.get(key))
+        assert layout.jump_version(14) == 7
+        record[47] += 1  # its jump pointer leads to version 7 of the other stream
+        transaction.put(key, bytes(record))
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        for use in (
+            lambda: again.read("stream", upto=7),
+            lambda: again.contents("stream", upto=6),
+            lambda: again.fork("stream", "fork", at=7),
+            lambda: again.put_snapshot("stream", "fold", 1, 5, b""),
+        ):
+            with pytest.raises(CorruptEventError) as caught:
+                use()
+            assert (caught.value.stream, caught.value.version) == ("stream", 14)
+        assert again.head("fork") is None, "nothing was written"
+        assert again.contents("stream", after=13) == log.contents("stream", after=13)
+
+
+def test_p8_a_head_row_that_leads_to_another_stream_is_damage(log: BlockingLmdbEventLog, broken: Path) -> None:
+    for name in ("stream", "other"):
+        log.append(name, [event(name)])
+    log.fork("stream", "fork")
+    copy = copy_of(log, broken / "copy")
+    with changing(copy) as transaction:
+        for number in (1, 3):
+            transaction.put(layout.head_key(number), layout.pack_head(2, 1))
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        for name in ("stream", "fork"):
+            for use in (again.head, again.read, again.contents, lambda stream: again.append(stream, [event()])):
+                with pytest.raises(CorruptEventError, match="another stream") as caught:
+                    use(name)
+                assert (caught.value.stream, caught.value.version) == (name, 1)
+        assert again.append("other", [event()]).version == 2
+
+
+def test_p8_a_damaged_record_keeps_only_its_own_stream_from_being_listed(
+    log: BlockingLmdbEventLog, broken: Path
+) -> None:
+    for number in range(3):
+        for name in ("stream", "other"):
+            log.append(name, [event(f"{name} {number}")])
+    copy = copy_of(log, broken / "copy")
+    heads = log.streams().items
+
+    def damage(position: int) -> None:
+        with changing(copy) as transaction:
+            record = bytearray(transaction.get(layout.log_key(position)))
+            record[80] ^= 1
+            transaction.put(layout.log_key(position), bytes(record))
+
+    damage(4)  # an event of the past
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        assert again.streams().items == heads
+        assert [listed(again, 1), listed(again, 2)] == [heads, heads]
+    damage(5)  # a head
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        with pytest.raises(CorruptEventError) as caught:
+            again.streams()
+        assert (caught.value.stream, caught.value.version) == ("stream", 3)
+        assert again.streams(limit=1).items == heads[:1]
+
+
+def test_behind_a_position_beyond_all_others_there_is_nothing(log: BlockingLmdbEventLog) -> None:
+    position = log.append("stream", [event()]).position
+    beyond = type(position)(position[:8] + b"\xff" * 8)
+    assert log.read_all(after=beyond) == []
+    assert log.records_behind(beyond, "stream") == []
+    assert log.streams(cursor=beyond) == log.streams()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from eventstore import (
     LogUnavailableError,
     NewEvent,
 )
+from eventstore._files import SharedLock
 from eventstore.verify import verify
 from tests.eventstore.other_process import OtherProcess, run
 from tests.eventstore.test_sharing import PATIENCE_SECONDS, event, fork, hold_open, texts
@@ -216,6 +219,32 @@ def test_a_log_is_open_with_one_durability_only(tmp_path: Path) -> None:
         process.hear()
         assert process.end() == "exit status 0"
     BlockingLmdbEventLog(tmp_path / "log", durability="disk").close()
+
+
+def test_who_agrees_about_durability_is_never_in_the_way(tmp_path: Path) -> None:
+    """Whenever one of them claims it, even in the middle of another's claim."""
+    claims = []
+
+    def claim_too(_frame: object, happening: str, called: object) -> None:
+        if happening == "c_return" and called is fcntl.fcntl:
+            sys.setprofile(None)
+            claim("disk")
+            sys.setprofile(claim_too)
+
+    def claim(durability: str) -> None:
+        lock = SharedLock(tmp_path)
+        try:
+            lock.claim(durability)
+            claims.append(durability)
+        finally:
+            lock.close()
+
+    sys.setprofile(claim_too)
+    try:
+        claim("disk")
+    finally:
+        sys.setprofile(None)
+    assert len(claims) > 1
 
 
 def append_and_close(path: Path) -> int:

@@ -429,4 +429,8 @@ def test_a_write_that_needs_a_damaged_event_of_the_past_names_it(
                 use()
             assert (caught.value.stream, caught.value.version) == ("a", header.version)
             assert int.from_bytes(caught.value.position[8:]) == position
+        for _ in range(2):  # what was gathered of the recent commits until the damage is not taken for all of them
+            with pytest.raises(CorruptEventError) as caught:
+                log.append("a", [event()], commit_id=bytes(16))
+            assert (caught.value.stream, caught.value.version) == ("a", header.version)
         assert log.append("a", [event()])
