@@ -5,7 +5,7 @@ is always the greatest key. All integers are big-endian.
 
 | table    | key                                | value                                                              |
 |----------|------------------------------------|--------------------------------------------------------------------|
-| activity | "a" bucket u64, stream u32         | `bucket = position >> 12`; a row for each bucket a stream was      |
+| activity | "a" bucket u64, stream u32         | `bucket = position >> 10`; a row for each bucket a stream was      |
 |          |                                    | active in. The newest one counts, older ones are leftovers. If a   |
 |          |                                    | fork put it: position u64 of the fork; else nothing                |
 | children | "c" parent u32, version u32, child | nothing. The child needs its parent up to this version             |
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 MAGIC: Final = b"refold"
 LOG_ID_BYTES: Final = 8
-BUCKET_SHIFT: Final = 12
+BUCKET_SHIFT: Final = 10
 
 ACTIVITY: Final = b"a"
 CHILDREN: Final = b"c"

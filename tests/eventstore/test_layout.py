@@ -93,7 +93,7 @@ def test_a_fork_is_the_bytes_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("packed", "golden"),
     [
-        (layout.activity_key(4096 * 3 + 1, 2), "61 0000000000000003 00000002"),
+        (layout.activity_key(1024 * 3 + 1, 2), "61 0000000000000003 00000002"),
         (layout.child_key(1, 2, 3), "63 00000001 00000002 00000003"),
         (layout.children_prefix(1), "63 00000001"),
         (layout.erasure_key(layout.OWED, 1), "65 00 00000001"),
