@@ -8,6 +8,8 @@ import zlib
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+import msgspec
+
 from session.claude_code._written import Written
 from session.claude_code.plan import ORIGIN, REVISION
 from session.claude_code.transcripts import MAX_LINE_BYTES, Batch, batches, lines_of
@@ -27,10 +29,20 @@ _PIECE_BYTES: Final = 2**20
 
 
 class FileImport:
-    """Takes in what *file* has behind *last*, the newest evidence in the store; *plan* stands there."""
+    """Takes in what *file* has behind *last*, the newest evidence in the store; *plan* stands there.
+
+    With *settled* nothing is written where nothing is new. `unfinished` is what to record when the titles are given
+    that the file has for others.
+    """
 
     def __init__(
-        self, storage: BlockingEventSessionStorage, plan: Plan, file: Transcript, last: SourceRecorded | None
+        self,
+        storage: BlockingEventSessionStorage,
+        plan: Plan,
+        file: Transcript,
+        last: SourceRecorded | None,
+        *,
+        settled: bool = False,
     ) -> None:
         self._plan = plan
         self._file = file
@@ -39,18 +51,17 @@ class FileImport:
         self._end = last.offset + last.size if last else 0
         self._digest = hashlib.sha256()
         self._hashed = 0
+        self._settled = settled
         self.added = False
+        self.unfinished: SourceRecorded | None = None
 
     def take(self) -> None:
         """Take over what the plan has come to: what of it the store lacks waits to be written."""
         self._written.take()
 
-    def agents(self) -> dict[str, str]:
-        """The sub-agents that were called, and the places that called them."""
-        return {
-            agent: f"{self._plan.branches[at.branch].session_id}@{self._written.branch(at.branch).version(at.version)}"
-            for agent, at in self._plan.agents.items()
-        }
+    def places(self) -> dict[str, str]:
+        """Where sub-agents were called, by their ids and by those of the calls."""
+        return places_of(self._plan, self._written)
 
     def read(self, opened: BinaryIO, progress: Callable[[int], None]) -> Iterator[Skipped]:
         """Take in the lines that are new, and say in the store how far that was. Yields what was left out.
@@ -129,6 +140,12 @@ class FileImport:
             self._written.write()
         if self._file.size > self._end:
             self._plan.counts["torn last line, left for the next time"] = 1
+        if self.added or not self._settled:
+            self._plan.source(self._done())
+            self._written.take()
+            self._written.write()
+
+    def _done(self) -> SourceRecorded:
         done = SourceRecorded(
             ORIGIN,
             REVISION,
@@ -140,9 +157,15 @@ class FileImport:
             modified_ns=self._file.modified_ns,
             file_size=self._file.size,
         )
-        self._plan.source(done)
-        self._written.take()
-        self._written.write()
+        if not self._plan.titles:
+            return done
+        self.unfinished = done
+        return msgspec.structs.replace(done, modified_ns=0)  # so that a run that is killed before gives them again
+
+
+def places_of(plan: Plan, written: Written) -> dict[str, str]:
+    """The places in the store where *plan* has sub-agents called, by their ids and by those of the calls."""
+    return {name: written.place(at) for name, at in (plan.calls | plan.agents).items()}
 
 
 def add_lines(plan: Plan, batch: Batch) -> None:
@@ -158,7 +181,12 @@ def replay_part(plan: Plan, event: SourceRecorded) -> None:
     if event.revision != REVISION or event.importer != ORIGIN:
         raise RefusedError("newer_format", "it was imported by another version of the importer")
     plan.source(event)
-    text = zlib.decompressobj().decompress(event.data, 2 * MAX_LINE_BYTES) if event.data else b""
+    text = evidence_text(event)
     add_lines(plan, Batch(event.offset, text, 1, 0 if text else event.size))
     if event.ended:
         plan.end()
+
+
+def evidence_text(event: SourceRecorded) -> bytes:
+    """The lines that *event* is the evidence of."""
+    return zlib.decompressobj().decompress(event.data, 2 * MAX_LINE_BYTES) if event.data else b""

@@ -96,6 +96,11 @@ class Written:
             self._seen.append(0)
         return self._branches[number]
 
+    def place(self, at: Place) -> str:
+        """*at* as a place in the store: `id@version`."""
+        branch = self.branch(at.branch)
+        return f"{branch.session_id}@{branch.version(at.version)}"
+
     def take(self) -> None:
         """Take the plan's new steps over: those that the store has are done."""
         for step in self._plan.steps:

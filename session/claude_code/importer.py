@@ -6,8 +6,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from session.claude_code.importing import TranscriptImport
+from session.claude_code.lines import parse_line
+from session.claude_code.transcripts import MAX_LINE_BYTES
 from session.transfer import Importer, RefusedError, Skipped, Source
-from session.transfer.source import files_below
+from session.transfer.source import files_below, lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,21 +17,21 @@ if TYPE_CHECKING:
     from session.transfer import Outcome, Target
 
 _PROBED_FILES: Final = 20
-_MARKS: Final = (b'"sessionId"', b'"parentUuid"', b'"leafUuid"', b'"isSidechain"')
+_PROBED_LINES: Final = 50  # the first ones can be snapshots of files, which say nothing of Claude Code
 
 
 def _recognizes(source: Source) -> bool:
-    """A transcript, or a folder in which every file that could be one is."""
-    if not source.is_folder:
-        found = source.first_record
-        return found is not None and "type" in found[1] and any(mark in found[0] for mark in _MARKS)
-    probed = list(islice(_jsonl_below(source), _PROBED_FILES))
-    return bool(probed) and all(_is_transcript(file) for file in probed)
+    """A transcript, or a folder with one among the first files that could be."""
+    if source.is_folder:
+        return any(_is_transcript(file) for file in islice(_jsonl_below(source), _PROBED_FILES))
+    with source.open() as file:
+        found = (parse_line(line.text or b"") for line in islice(lines(file, MAX_LINE_BYTES), _PROBED_LINES))
+        return any(line.type and (line.session_id or line.parent or line.leaf) for line in found if line is not None)
 
 
 def _is_transcript(file: Source) -> bool:
     try:
-        return not file.size or _recognizes(file)
+        return _recognizes(file)
     except (RefusedError, OSError):
         return False
 

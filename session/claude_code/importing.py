@@ -12,28 +12,42 @@ Memory: a batch of lines (1 MiB, or one line of up to 32 MiB), and about 300 byt
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
-from session.claude_code._file import FileImport, replay_part
-from session.claude_code._written import WrittenBranch
+from session.claude_code._file import FileImport, evidence_text, replay_part
+from session.claude_code._written import ACTOR, WrittenBranch
+from session.claude_code.links import Links
 from session.claude_code.plan import Place, Plan
-from session.claude_code.transcripts import Transcript, batches, first_key, lines_of, transcripts_at
-from session.errors import SessionDeletedError, SessionNotFoundError
+from session.claude_code.transcripts import (
+    Transcript,
+    batches,
+    first_key,
+    is_agent_session_id,
+    is_transcript,
+    lines_of,
+    transcripts_at,
+)
+from session.errors import SessionDeletedError, SessionExistsError, SessionNotFoundError
 from session.events import SessionCreated, SessionForked, SourceRecorded
 from session.places import HEAD
 from session.pricing import load_prices
+from session.storage import WrongVersionError
 from session.transfer.report import Imported, Outcome, RefusedError, Skipped
 from session.transfer.source import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from session.events import StoredEvent
     from session.pricing import PriceTable
     from session.storage import BlockingEventSessionStorage
 
 _NEAR_HEAD: Final = 16
+_ATTEMPTS: Final = 20  # where other processes import the same file: each is one at which another got further
+_SETTLED: Final = 8  # copies of a file that are told apart by what the store says of them; others are read each time
 _BRANCH_SUFFIX: Final = re.compile(r"\.[0-9a-f]{8}\Z")
 
 
@@ -59,46 +73,73 @@ class TranscriptImport:
         self._files = [it for it in found if isinstance(it, Transcript)]
         self.total_bytes = sum(file.size for file in self._files)
         self._firsts: dict[bytes, str] | None = None
-        self._agents: dict[str, str] = {}
+        self._links = Links(storage, self._files, self._planned)
 
     def run(self) -> Iterator[Outcome]:
         """What became of each transcript, as it is done."""
         yield from self._skipped
         for file in self._files:
+            told = 0
+
+            def progress(more: int) -> None:
+                nonlocal told
+                told += more
+                self._progress(more)
+
             try:
-                yield from self._one(file)
+                yield from self._attempts(file, progress)
             except RefusedError as error:
                 yield error.at(str(file.path))
             except SessionDeletedError:
                 yield Skipped(str(file.path), "deleted")
             except OSError as error:
                 yield Skipped(str(file.path), "unreadable", detail=error.strerror or "")
+            self._progress(file.size - told)
+        self._links.give_titles()
 
-    def _one(self, file: Transcript) -> Iterator[Outcome]:
-        last = self._last_evidence(file.session_id)
-        if last is not None and _is_done(last, file):
-            self._progress(file.size)
-            yield Imported(file.session_id, "unchanged", str(file.path), self._head(file.session_id))
+    def _attempts(self, file: Transcript, progress: Callable[[int], None]) -> Iterator[Outcome]:
+        """Go on from where another process came to that imports the same file at the same time."""
+        said = 0
+        for _ in range(_ATTEMPTS):
+            try:
+                for outcome in self._one(file, progress):
+                    if isinstance(outcome, Imported) or not 0 < outcome.line <= said:
+                        yield outcome
+                    said = max(said, outcome.line if isinstance(outcome, Skipped) else 0)
+            except (WrongVersionError, SessionExistsError):
+                continue
             return
+        raise RefusedError("taken", "another process writes to it; run the import again")
+
+    def _one(self, file: Transcript, progress: Callable[[int], None]) -> Iterator[Outcome]:
+        evidence = self._evidence(file.session_id)
+        if evidence and _is_done(evidence, file):
+            yield self._imported(file, "unchanged")
+            return
+        last = evidence[0] if evidence else None
         plan = self._plan(file)
-        work = FileImport(self._storage, plan, file, last)
+        work = FileImport(self._storage, plan, file, last, settled=_copies(evidence or []) >= _SETTLED)
         with open_regular(file.path) as opened:
-            if last is not None:
+            if last is not None and file.size < last.offset + last.size and self._holds(file.session_id, opened):
+                yield self._imported(file, "unchanged", {"shorter than what was imported before": 1})
+                return
+            if evidence is not None:
                 self._replay(plan, work.take)
                 plan.forget_counts()
-            elif not self._begin(plan, file, opened):
-                yield Skipped(str(file.path), "not_a_conversation", detail="it has no whole line")
-                return
-            yield from work.read(opened, self._progress)
-        self._agents.update(work.agents())
+            else:
+                self._begin(plan, file, opened)
+            yield from work.read(opened, progress)
+        self._links.note(file, work.places())
+        if work.unfinished is not None:
+            self._links.note_titles(file, plan.titles, work.unfinished)
         outcome: Literal["new", "extended", "unchanged"] = "extended" if work.added else "unchanged"
-        yield Imported(
-            file.session_id,
-            "new" if last is None else outcome,
-            str(file.path),
-            self._head(file.session_id),
-            noticed=dict(plan.counts),
-        )
+        yield self._imported(file, "new" if last is None else outcome, dict(plan.counts))
+
+    def _imported(
+        self, file: Transcript, outcome: Literal["new", "extended", "unchanged"], noticed: dict[str, int] | None = None
+    ) -> Imported:
+        head = self._head(file.session_id)
+        return Imported(file.session_id, outcome, str(file.path), head, noticed=noticed or {})
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
@@ -111,41 +152,70 @@ class TranscriptImport:
         except (SessionNotFoundError, SessionDeletedError):
             return False
 
-    def _last_evidence(self, session_id: str) -> SourceRecorded | None:
-        """The newest evidence in the session; None if it is not there. Raises `RefusedError` if it is another's."""
+    def _evidence(self, session_id: str) -> list[SourceRecorded] | None:
+        """The newest evidence in the session, newest first; empty if it was only begun; None if it is not there.
+
+        Raises `RefusedError` if the session was not made by an import.
+        """
         try:
             head = self._head(session_id)
         except SessionNotFoundError:
             return None
-        for after in (max(0, head - _NEAR_HEAD), 0):
-            for stored in self._storage.events(session_id, after=after, reverse=True):
-                if isinstance(stored.event, SourceRecorded):
-                    return stored.event
-        raise RefusedError("taken", session_id)
+        return self._evidence_behind(session_id, max(0, head - _NEAR_HEAD)) or self._evidence_behind(session_id, 0)
+
+    def _evidence_behind(self, session_id: str, after: int) -> list[SourceRecorded]:
+        found: list[SourceRecorded] = []
+        for stored in self._storage.events(session_id, after=after, reverse=True):
+            if _begins(stored, session_id):  # what is before it is of the session that this one is a copy of
+                if stored.meta.actor != ACTOR.actor:
+                    raise RefusedError("taken", session_id)
+                break
+            if isinstance(stored.event, SourceRecorded):
+                found.append(stored.event)
+                if stored.event.size:
+                    break
+        return found
+
+    def _holds(self, session_id: str, opened: BinaryIO) -> bool:
+        """Whether every byte of the file is in the evidence."""
+        return all(
+            text.startswith(os.pread(opened.fileno(), len(text), event.offset))
+            for event in self._own_evidence(session_id)
+            if (text := evidence_text(event))
+        )
+
+    def _own_evidence(self, session_id: str) -> Iterator[SourceRecorded]:
+        own = False
+        for stored in self._storage.events(session_id):
+            own = own or _begins(stored, session_id)
+            if own and isinstance(stored.event, SourceRecorded):
+                yield stored.event
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
     def _plan(self, file: Transcript) -> Plan:
-        cause = (self._agents.get(file.agent) or file.agent_of) if file.agent else ""
-        return Plan(file.session_id, cause=cause, agent=bool(file.agent), prices=self._prices)
+        agent, wanted = bool(file.agent), self._links.wanted(file)
+        return Plan(file.session_id, agent=agent, wanted=wanted, prices=self._prices)
 
-    def _begin(self, plan: Plan, file: Transcript, opened: BinaryIO) -> bool:
-        """Begin the session of a file that is new; False if it has no whole line."""
+    def _begin(self, plan: Plan, file: Transcript, opened: BinaryIO) -> None:
+        """Begin the session of a file that is new. Raises `RefusedError` if it is no transcript."""
         first = next(batches(opened, 0, 1), None)
         if first is None:
-            return False
+            raise RefusedError("not_a_conversation", "it has no whole line")
+        if first.text and not is_transcript(first.text):
+            raise RefusedError("not_a_conversation", "it has no line of Claude Code's")
         base_id = None if file.agent else self._copied_from(file)
         base = self._planned(base_id) if base_id else None
         at = _parting(base, opened) if base else None
         if base is not None and at is not None:
             plan.begin_within(base, at)
         else:
-            plan.begin(next((line.said_at for _, line in lines_of(first.text) if line and line.said_at), 0))
-        return True
+            at_ms = next((line.said_at for _, line in lines_of(first.text) if line and line.said_at), 0)
+            plan.begin(at_ms, self._links.cause(file))
 
-    def _planned(self, session_id: str) -> Plan:
+    def _planned(self, session_id: str, wanted: Collection[str] = ()) -> Plan:
         """The plan of the session *session_id*, as its evidence gives it: a base for copies of it."""
-        plan = Plan(session_id, prices=self._prices)
+        plan = Plan(session_id, agent=is_agent_session_id(session_id), wanted=wanted, prices=self._prices)
         self._replay(plan, plan.steps.clear)
         plan.end()
         return plan
@@ -170,13 +240,20 @@ class TranscriptImport:
                     taken()
 
     def _replay_fork(self, plan: Plan, event: SessionForked) -> None:
-        base = self._planned(_BRANCH_SUFFIX.sub("", event.parent_id))
-        ids = [branch.session_id for branch in base.branches]
-        if event.parent_id not in ids:
-            raise RefusedError("taken", f"{event.session_id} was forked from {event.parent_id} by others")
+        base = self._base(event)
         parent = WrittenBranch(event.parent_id)
         parent.read(self._storage)
-        plan.begin_within(base, Place(ids.index(event.parent_id), parent.number(event.at)))
+        number = [branch.session_id for branch in base.branches].index(event.parent_id)
+        plan.begin_within(base, Place(number, parent.number(event.at)))
+
+    def _base(self, event: SessionForked) -> Plan:
+        """The plan that the parent of a copy is of: as one of its forks, or as its home."""
+        for home in dict.fromkeys((_BRANCH_SUFFIX.sub("", event.parent_id), event.parent_id)):
+            if self._is_there(home):
+                base = self._planned(home)
+                if any(branch.session_id == event.parent_id for branch in base.branches):
+                    return base
+        raise RefusedError("taken", f"{event.session_id} was forked from {event.parent_id} by others")
 
     # --- copies -------------------------------------------------------------------------------------------------------
 
@@ -207,5 +284,15 @@ def _parting(base: Plan, file: BinaryIO) -> Place | None:
     return at
 
 
-def _is_done(last: SourceRecorded, file: Transcript) -> bool:
-    return last.size == 0 and (last.modified_ns, last.file_size) == (file.modified_ns, file.size)
+def _begins(stored: StoredEvent, session_id: str) -> bool:
+    return isinstance(stored.event, SessionCreated | SessionForked) and stored.event.session_id == session_id
+
+
+def _copies(evidence: list[SourceRecorded]) -> int:
+    """How many files that have the same bytes the store knows as imported."""
+    return sum(not event.size for event in evidence)
+
+
+def _is_done(evidence: list[SourceRecorded], file: Transcript) -> bool:
+    seen = {(event.modified_ns, event.file_size) for event in evidence if not event.size}
+    return (file.modified_ns, file.size) in seen

@@ -65,6 +65,7 @@ class _Origin(msgspec.Struct):
 
 class _Outcome(msgspec.Struct):
     agentId: str = ""  # noqa: N815 - the name in the file
+    runId: str = ""  # noqa: N815 - the name in the file
 
 
 class _Wire(msgspec.Struct, rename="camel"):
@@ -92,12 +93,14 @@ class _Wire(msgspec.Struct, rename="camel"):
 
 _decode: Final = msgspec.json.Decoder(_Wire).decode
 _decode_outcome: Final = msgspec.json.Decoder(_Outcome).decode
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = {field.encode_name: field.name for field in msgspec.structs.fields(_Wire)}
 
 
 def parse_line(raw: bytes) -> Line | None:
     """What the line *raw* says; None if it is no JSON object."""
     wire: _Wire | None
+    raw = raw.removeprefix(_BYTE_ORDER_MARK)
     try:
         wire = _decode(raw)
     except (ValueError, RecursionError, msgspec.MsgspecError):
@@ -160,13 +163,15 @@ def _where(wire: _Wire) -> tuple[tuple[str, str], ...]:
 
 
 def _spawned(outcome: msgspec.Raw) -> str:
-    """The id of the sub-agent that a tool's outcome tells of."""
-    if b'"agentId"' not in bytes(outcome):
+    """The id of the sub-agent that a tool's outcome tells of, or that of a run of several."""
+    raw = bytes(outcome)
+    if b'"agentId"' not in raw and b'"runId"' not in raw:
         return ""
     try:
-        return _decode_outcome(outcome).agentId
+        told = _decode_outcome(outcome)
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return ""
+    return told.agentId or told.runId
 
 
 def _milliseconds(timestamp: str | None) -> int:

@@ -5,8 +5,9 @@ The lines of a file form a tree by `uuid` and `parentUuid`. What a session is ma
 1. The first line that follows another one goes on in its session; each later one is a fork there (a rewind in Claude
    Code). So what is appended to a file later only ever adds, and never moves what was imported.
 2. The lines of one API response share its message id: one message, their blocks in order, their usage counted once,
-   the last one. The results of its tools follow as one message, in the order of the calls. A response that turns out
-   to go on after the end of the file was reached is rewound and said whole.
+   the last one: what was counted before, in whichever session, is taken off. The results of its tools follow as one
+   message, in the order of the calls. A response that turns out to go on after the end of the file was reached is
+   rewound and said whole.
 3. A compaction sets its summary in the place of what was there (`history_compacted`).
 4. A side chain is a session of its own, caused by the one it began in.
 5. Lines without a message (progress, attachments, snapshots) stand for the message before them.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -42,6 +43,8 @@ from session.saving import plan_usage
 from session.usage import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from session.events import SessionEvent
     from session.pricing import PriceTable
 
@@ -79,9 +82,17 @@ class _Open(msgspec.Struct):
     results: dict[str, bytes]
     keys: list[bytes]
     agents: list[str]
-    usage: bytes = b""
-    counted: Usage = Usage()
     text: bytes = b""
+
+
+class _Billed(NamedTuple):
+    """What was counted for a response: the text of its usage, small to keep, and its cost."""
+
+    usage: bytes
+    cost_picodollars: int | None
+
+    def counted(self) -> Usage:
+        return Usage.from_raw(_object(self.usage), self.cost_picodollars)
 
 
 class _Branch(msgspec.Struct):
@@ -97,20 +108,34 @@ class _Branch(msgspec.Struct):
 
 
 class Plan:
-    """What the lines of one file, the home session's, come to. Ask for `steps` when lines were added."""
+    """What the lines of one file, the home session's, come to. Ask for `steps` when lines were added.
 
-    def __init__(self, home: str, *, cause: str = "", agent: bool = False, prices: PriceTable | None = None) -> None:
+    `agents` and `calls` tell where sub-agents were called: by their ids, and for the tool calls *wanted* by theirs.
+    `titles` are those of lines that did not stand before them: the line, and the title.
+    """
+
+    def __init__(
+        self,
+        home: str,
+        *,
+        agent: bool = False,
+        wanted: Collection[str] = (),
+        prices: PriceTable | None = None,
+    ) -> None:
         self.branches: list[_Branch] = [_Branch(home)]
         self.steps: list[Step] = []
         self.counts: Counter[str] = Counter()
         self.garbage: list[int] = []
         self.agents: dict[str, Place] = {}
-        self._cause = cause
+        self.calls: dict[str, Place] = {}
+        self.titles: list[tuple[str, str]] = []
+        self._wanted = wanted
         self._is_agent = agent  # then every line is of a side chain, and the file is its session
         self._side_chains: set[int] = set()
         self._root = Place(0, 0)
         self._prices = prices
         self._places: dict[bytes, Place | _Open] = {}
+        self._billed: dict[bytes, _Billed] = {}
         self._messages_at: dict[Place, int] = {}
         self._last: dict[bool, Place | _Open] = {}
         self._title = len(TITLES)
@@ -118,9 +143,9 @@ class Plan:
 
     # --- how a home begins --------------------------------------------------------------------------------------------
 
-    def begin(self, created_at: int) -> None:
-        """The home is a session of its own."""
-        self._emit(0, SessionCreated(self.branches[0].session_id, created_at, cause=self._cause, origin="import"))
+    def begin(self, created_at: int, cause: str = "") -> None:
+        """The home is a session of its own, which *cause* made begin."""
+        self._emit(0, SessionCreated(self.branches[0].session_id, created_at, cause=cause, origin="import"))
         self._root = self._stands(0, 0)
 
     def begin_within(self, base: Plan, at: Place) -> None:
@@ -132,6 +157,7 @@ class Plan:
             _Branch(branch.session_id, branch.version, None, branch.messages, branch.where) for branch in base.branches
         ]
         self._messages_at = {_shifted(place): count for place, count in base._messages_at.items()}
+        self._billed = dict(base._billed)
         self._root = self._fork(0, _shifted(at), "copied")
         for key, place in base._places.items():
             assert isinstance(place, Place)
@@ -143,7 +169,11 @@ class Plan:
 
     def place_of(self, line: Line) -> Place | None:
         """Where *line*, or the one it is a copy of, stands, if its message is whole."""
-        place = self._places.get(uuid_key(line.copied_from or line.uuid))
+        return self.place_named(line.copied_from or line.uuid)
+
+    def place_named(self, uuid: str) -> Place | None:
+        """Where the line *uuid* stands, if its message is whole."""
+        place = self._places.get(uuid_key(uuid))
         return place if isinstance(place, Place) else None
 
     def forget_counts(self) -> None:
@@ -195,8 +225,9 @@ class Plan:
 
     def _note(self, key: bytes, place: Place | _Open) -> None:
         self._places[key] = place
-        if isinstance(place, _Open):
-            place.keys.append(key)
+        response = place if isinstance(place, _Open) else self._resumable(place)
+        if response is not None:  # when it goes on, what stands for its end moves with it
+            response.keys.append(key)
 
     def _parent(self, line: Line) -> Place | _Open | None:
         """What *line* follows; None: it is the first of its chain."""
@@ -344,7 +375,7 @@ class Plan:
 
     def _blocks(self, response: _Open, line: Line, said: Said, blocks: list[bytes]) -> None:
         response.line = line
-        response.usage = said.usage or response.usage
+        self._bill(response.branch, line, said)
         if not blocks:
             response.text = said.content
         response.blocks += blocks
@@ -357,10 +388,10 @@ class Plan:
         if response is None:
             assert branch.tip is not None
             return Place(number, branch.tip)
-        self._bill(response)
         self._emit(number, _response_message(response))
         place = self._stands(number, 1)
         self.agents.update(dict.fromkeys(response.agents, place))
+        self.calls.update((call, place) for call in response.calls if call in self._wanted)
         results = [response.results[call] for call in response.calls if call in response.results]
         if results:
             self._emit(number, MessageAppended(Message.of(joined("user", results)), said_at=response.line.said_at))
@@ -372,30 +403,32 @@ class Plan:
             self._give_title()
         return place
 
-    def _bill(self, response: _Open) -> None:
-        said = response.line.said
-        if not response.usage or said is None or said.model == SYNTHETIC_MODEL:
+    def _bill(self, number: int, line: Line, said: Said) -> None:
+        """Count what *line* adds to what its response was counted for: at once, so that no later line decides where."""
+        if not said.usage or said.model == SYNTHETIC_MODEL:
             return
-        event = self._usage_event(response, said)
-        counted = Usage.from_raw(_object(response.usage), event.cost_picodollars)
-        if not response.counted:
-            self._emit(response.branch, event)
-        else:  # it went on: what the part before was billed is taken off
-            for difference in plan_usage(response.counted, counted):
-                self._emit(response.branch, difference)
-        response.counted = counted
+        key = uuid_key(said.id)
+        before = self._billed.get(key) if said.id else None
+        if before is not None and before.usage == said.usage:
+            return
+        event = self._usage_event(line, said)
+        billed = _Billed(event.usage, event.cost_picodollars)
+        if said.id:
+            self._billed[key] = billed
+        for one in [event] if before is None else plan_usage(before.counted(), billed.counted()):
+            self._emit(number, one)
 
-    def _usage_event(self, response: _Open, said: Said) -> UsageRecorded:
-        raw = _object(response.usage)
-        at = dt.datetime.fromtimestamp(response.line.said_at / 1_000, dt.UTC)
-        cost = price_to_record(raw, said.model, None, at, table=self._prices) if response.line.said_at else None
+    def _usage_event(self, line: Line, said: Said) -> UsageRecorded:
+        raw = _object(said.usage)
+        at = dt.datetime.fromtimestamp(line.said_at / 1_000, dt.UTC)
+        cost = price_to_record(raw, said.model, None, at, table=self._prices) if line.said_at else None
         return UsageRecorded(
-            response.usage,
+            said.usage,
             said.model,
             tier=str(raw.get("service_tier") or ""),
             cost_picodollars=cost.picodollars if cost else None,
             prices=cost.table_version if cost else "",
-            request_id=response.line.request_id,
+            request_id=line.request_id,
         )
 
     # --- the rest -----------------------------------------------------------------------------------------------------
@@ -408,6 +441,8 @@ class Plan:
             self._new_title = line.title
             if self.branches[0].open is None:
                 self._give_title()
+        elif line.title and not mine:
+            self.titles.append((line.leaf, line.title))
         self.counts["titles" if mine else "titles of other sessions"] += 1
 
     def _give_title(self) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
-from session.claude_code.lines import Line, parse_line, uuid_key
+import msgspec
+
+from session.claude_code.lines import TITLES, Line, parse_line, uuid_key
 from session.storage.base import is_session_id
 from session.transfer.report import RefusedError, Skipped
 from session.transfer.source import files_below, open_regular
@@ -21,6 +23,21 @@ MAX_LINE_BYTES: Final = 32 * 2**20
 BATCH_BYTES: Final = 2**20
 _MAX_ID: Final = 100  # leaves room for what names a fork
 _PROBED_LINES: Final = 100
+_MAX_ABOUT_BYTES: Final = 2**16
+
+
+class About(msgspec.Struct, rename="camel", frozen=True):
+    """What stands beside the transcript of a sub-agent: the tool call that began it, the agent that made the call (""
+    is the session itself), and how deep that is.
+    """
+
+    tool_use_id: str = ""
+    parent_agent_id: str = ""
+    spawn_depth: int = 1
+
+
+_NOTHING: Final = About()
+_decode_about: Final = msgspec.json.Decoder(About).decode
 
 
 class Transcript(NamedTuple):
@@ -32,6 +49,18 @@ class Transcript(NamedTuple):
     agent: str
     size: int
     modified_ns: int
+    about: About = _NOTHING
+
+    @property
+    def owner(self) -> str:
+        """The session that it belongs to: its own, unless it is of a sub-agent."""
+        return self.agent_of or self.session_id
+
+    @property
+    def run(self) -> str:
+        """The run of a workflow that it is of, if it is the sub-agent of one."""
+        folder = self.path.parent
+        return folder.name if self.agent and folder.parent.name == "workflows" else ""
 
 
 class Batch(NamedTuple):
@@ -51,7 +80,9 @@ class Batch(NamedTuple):
 
 
 def transcripts_at(path: Path) -> Iterator[Transcript | Skipped]:
-    """The transcripts at *path*, sessions before their sub-agents, the ones that were written first before others."""
+    """The transcripts at *path*: sessions before their sub-agents, and these before theirs; then, the ones that were
+    written first before others.
+    """
     found: list[Transcript] = []
     for file in files_below(path) if path.is_dir() else [path]:
         if isinstance(file, Skipped):
@@ -61,7 +92,7 @@ def transcripts_at(path: Path) -> Iterator[Transcript | Skipped]:
                 found.append(_transcript(file))
             except (OSError, RefusedError) as error:
                 yield Skipped(str(file), "unreadable", detail=str(error))
-    yield from sorted(found, key=lambda it: (bool(it.agent), it.modified_ns, str(it.path)))
+    yield from sorted(found, key=lambda it: (bool(it.agent), it.about.spawn_depth, it.modified_ns, str(it.path)))
 
 
 def batches(file: BinaryIO, offset: int, first_line: int) -> Iterator[Batch]:
@@ -97,14 +128,41 @@ def lines_of(text: bytes) -> Iterator[tuple[int, Line | None]]:
             yield number, parse_line(raw)
 
 
+def first_line(transcript: Transcript) -> Line | None:
+    """The first line of its tree. None: there is none near the beginning."""
+    return next((line for line in _probed(transcript) if line.uuid), None)
+
+
 def first_key(transcript: Transcript) -> bytes | None:
     """What identifies the first message, equal in copies of a conversation. None: there is none near the beginning."""
+    for line in _probed(transcript):
+        if line.said is not None and line.uuid:
+            return uuid_key(line.copied_from or line.uuid)
+    return None
+
+
+def is_transcript(text: bytes) -> bool:
+    """Whether a line of *text* could be one of Claude Code's."""
+    lines = (line for _, line in lines_of(text) if line is not None)
+    return any(line.uuid or line.said or line.session_id or line.type in TITLES for line in lines)
+
+
+def agent_session_id(owner: str, agent: str) -> str:
+    """The session that the sub-agent *agent* of the session *owner* becomes."""
+    return _session_id(f"{owner}.agent-{agent}")
+
+
+def is_agent_session_id(session_id: str) -> bool:
+    """Whether it could be one that `agent_session_id` gave."""
+    return ".agent-" in session_id
+
+
+def _probed(transcript: Transcript) -> Iterator[Line]:
     with open_regular(transcript.path) as file:
         for _ in range(_PROBED_LINES):
             line = parse_line(file.readline(BATCH_BYTES))
-            if line is not None and line.said is not None and line.uuid:
-                return uuid_key(line.copied_from or line.uuid)
-    return None
+            if line is not None:
+                yield line
 
 
 def _rest_of_line(file: BinaryIO, size: int) -> int | None:
@@ -123,12 +181,22 @@ def _transcript(path: Path) -> Transcript:
         owner = _owner(path, file) if agent else ""
     return Transcript(
         path=path,
-        session_id=_session_id(f"{owner}.{path.stem}" if owner else path.stem),
+        session_id=agent_session_id(owner, agent) if owner else _session_id(path.stem),
         agent_of=owner,
         agent=agent,
         size=status.st_size,
         modified_ns=status.st_mtime_ns,
+        about=_about(path) if agent else _NOTHING,
     )
+
+
+def _about(path: Path) -> About:
+    """What the file beside the transcript of a sub-agent says: nothing, if it is not there or says something else."""
+    try:
+        with open_regular(path.with_suffix(".meta.json")) as file:
+            return _decode_about(file.read(_MAX_ABOUT_BYTES))
+    except (OSError, RefusedError, ValueError, RecursionError, msgspec.MsgspecError):
+        return _NOTHING
 
 
 def _owner(path: Path, file: BinaryIO) -> str:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import click
 import msgspec
 
+from session.claude_code import CLAUDE_CODE, transcript
 from session.cli._address import PLACE, find_place
 from session.cli._failures import CommandError, Exit
-from session.cli._options import command
+from session.cli._options import command, expanded
 from session.cli._output import Column, output, progress, say
 from session.cli._store import open_store
+from session.errors import StorageUnavailableError
 from session.places import HEAD
 from session.transfer import (
     IMPORTERS,
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 
     Write: TypeAlias = Callable[[bytes], object]
 
-EXPORTS: Final = ("events", "messages", "lines", "folder")
+EXPORTS: Final = ("events", "messages", "lines", "folder", "claude-code")
+FORMATS: Final = (CLAUDE_CODE, *IMPORTERS)
+_OF_ONE: Final = {"messages": "a request", "claude-code": "a transcript"}
 _STANDARD: Final = "-"
 
 # --- import -----------------------------------------------------------------------------------------------------------
@@ -64,7 +68,8 @@ COLUMNS: Final = (
 
 @command(
     "import",
-    example="""refold import conversations.jsonl
+    example="""refold import ~/.claude/projects
+    refold import conversations.jsonl
     refold import ~/.sessions ./backup.refold.jsonl
     zcat backup.jsonl.gz | refold import -""",
     prints=Imported | Skipped,
@@ -73,15 +78,16 @@ COLUMNS: Final = (
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice([importer.name for importer in IMPORTERS]),
+    type=click.Choice([importer.name for importer in FORMATS]),
     help="Take everything as this, instead of finding it out.",
 )
 def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | None:
     """Sessions from files and folders; - is the standard input.
 
-    The format is found out: what `refold export` writes, a request of the Messages API, lines of one conversation
-    each, a folder of <id>.json files of the session SDKs (its forks are found). What is in the store already is not
-    taken in twice, and nothing is overwritten: an import that was interrupted is simply run again.
+    The format is found out: transcripts of Claude Code, what `refold export` writes, a request of the Messages API,
+    lines of one conversation each, a folder of <id>.json files of the session SDKs (its forks are found). What is in
+    the store already is not taken in twice, and nothing is overwritten: an import that was interrupted is simply run
+    again.
     """
     report = Report()
     try:
@@ -91,6 +97,10 @@ def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | No
     except KeyboardInterrupt:
         _say_report(report)
         raise CommandError("interrupted: what was taken in stays; run the same command again to go on") from None
+    except Exception:  # a full disk, say: what was taken in before stays
+        if report.imported or report.skipped:
+            _say_report(report)
+        raise
     _say_report(report)
     return None if report.whole else Exit.FOUND
 
@@ -98,7 +108,8 @@ def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | No
 def _import(store: BlockingEventSessionStorage, path: str, format_name: str | None, report: Report) -> None:
     try:
         with progress(f"Importing {Path(path).name}") as step:
-            found = _counted(import_path(store, path, format_name=format_name, progress=step), report)
+            outcomes = import_path(store, path, format_name=format_name, importers=FORMATS, progress=step)
+            found = _counted(outcomes, report)
             if output().terminal:
                 for _ in found:
                     pass
@@ -158,7 +169,7 @@ class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default="events",
     show_default=True,
     help="events: without loss, with digests. messages: a request of the Messages API. lines: a conversation per line."
-    " folder: <id>.json files of the session SDKs.",
+    " folder: <id>.json files of the session SDKs. claude-code: a transcript of Claude Code.",
 )
 @click.option("-o", "--output", "target", default=_STANDARD, metavar="PATH", help="A file, or the folder; - is stdout.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
@@ -173,8 +184,8 @@ def export_sessions(places: tuple[str, ...], format_name: str, target: str, *, f
             return _to_folder(store, chosen, target, force=force)
         if format_name == "events" and any(place.at != HEAD for place in chosen):
             raise CommandError("events are exported for whole sessions: name them without @, or choose another format")
-        if format_name == "messages" and len(chosen) != 1:
-            raise CommandError("a request is made of one session: name it")
+        if format_name in _OF_ONE and len(chosen) != 1:
+            raise CommandError(f"{_OF_ONE[format_name]} is made of one session: name it")
         with _writing(target, force=force) as write, progress("Exporting") as step:
             sizes: list[int] = []
 
@@ -201,9 +212,21 @@ def _export(
         return len(ids), export_events(store.log, ids, write, step)
     count = 0
     for state in _states(store, chosen, step):
-        write(export_messages(state) + b"\n" if format_name == "messages" else export_line(state))
+        for part in _parts(state, format_name):
+            write(part)
         count += 1
     return count, 0
+
+
+def _parts(state: SessionState, format_name: str) -> Iterable[bytes]:
+    """*state* in a format that is made of states."""
+    match format_name:
+        case "messages":
+            return [export_messages(state) + b"\n"]
+        case "claude-code":
+            return transcript(state)
+        case _:
+            return [export_line(state)]
 
 
 def _to_folder(store: BlockingEventSessionStorage, chosen: list[Place], target: str, *, force: bool) -> int | None:
@@ -211,10 +234,13 @@ def _to_folder(store: BlockingEventSessionStorage, chosen: list[Place], target: 
         raise CommandError("name the folder with -o")
     with progress("Exporting") as step:
         written = left = 0
-        for state, done in export_folder(_states(store, chosen, step), target, replace=force):
-            written, left = written + done, left + (not done)
-            if not done:
-                say(f"left alone: {state.id}.json is there already (--force replaces it)")
+        try:
+            for state, done in export_folder(_states(store, chosen, step), expanded(target), replace=force):
+                written, left = written + done, left + (not done)
+                if not done:
+                    say(f"left alone: {state.id}.json is there already (--force replaces it)")
+        except StorageUnavailableError as error:  # the folder's; the store is not to blame
+            raise CommandError(f"{error.storage}: {error.reason}; {written:,} sessions are written") from error
     _say_exported(Exported(target, "folder", written, 0, 0, left))
     return Exit.FOUND if left else None
 
@@ -237,6 +263,15 @@ def _states(
 
 
 @contextlib.contextmanager
+def _naming(target: str) -> Iterator[None]:
+    """Errors of the system name *target*, and no file of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{target}: {(error.strerror or str(error)).lower()}; it was not written") from error
+
+
+@contextlib.contextmanager
 def _writing(target: str, *, force: bool) -> Iterator[Write]:
     """A function that writes to *target*: a file appears whole and flushed, or not at all."""
     if target == _STANDARD:
@@ -245,16 +280,16 @@ def _writing(target: str, *, force: bool) -> Iterator[Write]:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    path = Path(target).expanduser()
+    path = expanded(target)
     if path.exists() and not force:
         raise CommandError(f"{target} is there already (--force replaces it)")
     unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+        with _naming(target), open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
             yield file.write
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

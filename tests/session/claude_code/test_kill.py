@@ -31,7 +31,7 @@ with BlockingEventSessionStorage(sys.argv[1], durability="os") as storage:
 @pytest.mark.slow
 def test_a_killed_import_is_finished_by_the_next_run(tmp_path: Path) -> None:
     projects = tmp_path / "projects"
-    for number in range(1, 30):
+    for number in range(1, 8):
         long_with_rewinds(number).write(projects)
     imported(tmp_path / "once", projects)
     expected = known(tmp_path / "once")
@@ -39,7 +39,7 @@ def test_a_killed_import_is_finished_by_the_next_run(tmp_path: Path) -> None:
     kills = 0
     for attempt in range(KILLS):
         store = tmp_path / f"store{attempt}"
-        kills += killed(store, projects, after_lines=1 + chance.randrange(12), after_s=chance.random() * 0.02)
+        kills += killed(store, projects, after_lines=1 + chance.randrange(4), after_s=chance.random() * 0.02)
         imported(store, projects)
         assert known(store) == expected, attempt
     print(f"{kills} of {KILLS} runs were killed before their end")
