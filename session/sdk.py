@@ -342,7 +342,7 @@ def made_error(broken: Broken, request: APIRequest, *, retried: bool = False) ->
     cause = _transport_error(broken.cause, broken.errno)
     if not hasattr(anthropic, broken.name):
         return _transport_error(broken.name, broken.errno) or httpx2.RemoteProtocolError(broken.name)
-    sent = _sent(request, _own_client())
+    sent = _sent(request)
     kind = anthropic.APITimeoutError if broken.name == "APITimeoutError" else anthropic.APIConnectionError
     error: Exception = _retried_at_once(kind)(sent) if retried else kind(request=sent)
     error.__cause__ = cause
@@ -365,6 +365,15 @@ def retry_at_once(headers: Mapping[str, str]) -> dict[str, str]:
     return {**headers, **_RETRY_AT_ONCE}
 
 
+def retry_sooner(headers: Mapping[str, str], times: float) -> dict[str, str]:
+    """*headers* of a failed attempt after which the SDK waits as many *times* less than `retry-after` says."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:  # none, or a date
+        return dict(headers)
+    return {**headers, "retry-after-ms": f"{seconds * 1000 / times:.3f}"}
+
+
 def _made(
     client: Any,  # noqa: ANN401 - of either kind
     request: APIRequest,
@@ -378,7 +387,7 @@ def _made(
     import httpx2  # noqa: PLC0415 - see 4 above
 
     kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_KEPT}
-    raw = httpx2.Response(status, headers=kept, content=body, request=_sent(request, client))
+    raw = httpx2.Response(status, headers=kept, content=body, request=_sent(request))
     raw.elapsed = dt.timedelta()
     return client._process_response(  # noqa: SLF001
         cast_to=request.cast_to,
@@ -390,13 +399,20 @@ def _made(
     )
 
 
-def _sent(request: APIRequest, client: Any) -> httpx2.Request:  # noqa: ANN401 - of either kind
-    import httpx2  # noqa: PLC0415 - see 4 above
-    from anthropic._constants import RAW_RESPONSE_HEADER  # noqa: PLC0415
+def _sent(request: APIRequest) -> httpx2.Request:
+    from anthropic._constants import RAW_RESPONSE_HEADER  # noqa: PLC0415 - see 4 above
 
     wanted = request.headers.get(RAW_RESPONSE_HEADER)
     mode = wanted if isinstance(wanted, str) else "raw"
-    return httpx2.Request(request.method, client.base_url.join(request.url), headers={RAW_RESPONSE_HEADER: mode})
+    return _request(request.method, request.url, RAW_RESPONSE_HEADER, mode)
+
+
+@functools.lru_cache(64)
+def _request(method: str, url: str, header: str, mode: str) -> httpx2.Request:
+    """One for all responses to the same kind of call: making an address costs as much as all else."""
+    import httpx2  # noqa: PLC0415 - see 4 above
+
+    return httpx2.Request(method, httpx2.URL(_NOWHERE).join(url), headers={header: mode})
 
 
 @functools.cache

@@ -27,6 +27,8 @@ KEPT_HEADERS: Final = frozenset({"anthropic-beta", "anthropic-version"})
 _APART: Final = frozenset({"model", "tools", "system", "messages", "stream", "thread"})
 _ESCAPED: Final = b"\x00"  # which no msgpack map begins with
 
+_UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)  # lone surrogates, large integers
+
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -61,7 +63,7 @@ class Asked:
         self._messages: list[Any] = messages if isinstance(messages, list) else []
         spans = exact.get("messages", b"")
         self._spans = jsontext.items(spans) if spans[:1] == b"[" else []
-        self.packed = [packed(message) for message in self._messages]
+        self.packed = _all_packed(self._messages)
         self._digests: dict[int, bytes] = {}
         self.path = MESSAGES
         self.headers = b""
@@ -189,11 +191,18 @@ def redacted_bytes(raw: bytes, redact: Callable[[str], str] | None) -> bytes:
     return raw if replaced == value else jsontext.encode(replaced)
 
 
+def _all_packed(values: list[Any]) -> list[bytes]:
+    try:
+        return list(map(_pack, values))  # thousands in a long chat
+    except _UNPACKABLE:
+        return [packed(value) for value in values]
+
+
 def packed(value: object) -> bytes:
     """*value* as bytes that are equal for the same JSON text only; quick."""
     try:
         return _pack(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):  # lone surrogates, large integers
+    except _UNPACKABLE:
         return _ESCAPED + _bytes(value)
 
 

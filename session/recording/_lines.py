@@ -118,13 +118,17 @@ class Lines:
         self.newest: dict[str, Line] = {}  # by session, the one that was written last at the end
         self._by_chain: dict[bytes, list[Line]] = {}
         self._by_message: dict[str, Line] = {}
+        self._waiting: dict[Line, None] = {}  # those whose tools run now, the newest last
 
     def register(self, line: Line, since: int) -> None:
         """*line* is durable, from its message *since* on as well."""
-        self.newest.pop(line.session_id, None)
+        if self.newest.pop(line.session_id, None) is not line:
+            for message_id in line.message_ids:
+                self._by_message.setdefault(message_id, line)
         self.newest[line.session_id] = line
-        for message_id in line.message_ids:
-            self._by_message.setdefault(message_id, line)
+        self._waiting.pop(line, None)
+        if line.waits_for_tools:
+            self._waiting[line] = None
         for chain in line.chain[max(since, 1) :]:
             known = self._by_chain.setdefault(chain, [])
             if line not in known:
@@ -170,8 +174,7 @@ class Lines:
 
     def cause(self) -> Line | None:
         """The line that a new session is most likely due to: one whose tools are running, or the newest."""
-        newest = list(reversed(self.newest.values()))
-        return next((line for line in newest if line.waits_for_tools), newest[0] if newest else None)
+        return next(reversed(self._waiting), None) or next(reversed(self.newest.values()), None)
 
 
 def place_at(line: Line, count: int, chain: list[bytes]) -> Place:
@@ -214,5 +217,13 @@ def _common(line: Line, packed: Sequence[bytes], digest_of: Callable[[int], byte
 
 
 def _first_difference(ours: Sequence[bytes | None], theirs: Sequence[bytes], start: int, end: int) -> int:
-    pairs = zip(itertools.islice(ours, start, end), itertools.islice(theirs, start, end), strict=True)
-    return next((place for place, (a, b) in enumerate(pairs, start) if a != b), end)
+    """By halves, as whole slices are compared quickly; *end* if there is none."""
+    if ours[start:end] == theirs[start:end]:
+        return end
+    while end - start > 1:
+        middle = (start + end) // 2
+        if ours[start:middle] == theirs[start:middle]:
+            start = middle
+        else:
+            end = middle
+    return start

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from session.response import Completed, Part
 
 _ERROR: Final = b"error"
-_DELTA: Final = re.compile(
-    rb'(\{"type":"content_block_delta","index":[0-9]{1,9},"delta":)'
-    rb'(\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
+_DELTA_DATA: Final = (
+    rb'(\{"type":"content_block_delta","index":[0-9]{1,9},"delta":'
+    rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
     rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"\} *\}'
 )
+_DELTA: Final = re.compile(_DELTA_DATA)
 """A delta as the API writes them; any other form is read by `Assembly` itself."""
+_DELTA_CHUNK: Final = re.compile(rb"event: content_block_delta\ndata: " + _DELTA_DATA + rb"\n\n")
+"""A chunk that is one delta: nearly all are."""
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -97,10 +100,11 @@ class StreamReading:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
+        self._clock = terms.clock
         self._splitter = Splitter()
         self._assembly = Assembly()
         self._run: list[bytes] = []  # deltas of one kind for one block, not yet fed
-        self._run_of: tuple[bytes, bytes] = (b"", b"")
+        self._run_of = b""
         self._error = b""
         self._chunks: list[Chunk] = []
         self._blocks: list[FinishedBlock] = []
@@ -112,7 +116,13 @@ class StreamReading:
         """*chunk* is about to be handed over: the events that must be durable first."""
         if self.is_over:
             return []
-        self._chunks.append(Chunk(self._terms.clock(), chunk))
+        self._chunks.append(Chunk(self._clock(), chunk))
+        if self._splitter.is_between and not self._error and (delta := _DELTA_CHUNK.fullmatch(chunk)):
+            self._postpone(delta)
+            return []
+        return self._read(chunk)
+
+    def _read(self, chunk: bytes) -> list[SessionEvent]:
         events: list[SessionEvent] = []
         for sent in self._splitter.feed(chunk):
             if sent.name == _ERROR:
@@ -137,16 +147,20 @@ class StreamReading:
         if delta is None:
             self._flush()
             return self._assembly.feed(data)
-        if (delta[1], delta[2]) != self._run_of:
-            self._flush()
-            self._run_of = (delta[1], delta[2])
-        self._run.append(delta[3])
+        self._postpone(delta)
         return []
+
+    def _postpone(self, delta: re.Match[bytes]) -> None:
+        kind, text = delta.groups()
+        if kind != self._run_of:
+            self._flush()
+            self._run_of = kind
+        self._run.append(text)
 
     def _flush(self) -> None:
         if self._run:
-            self._assembly.feed(b'%b%b%b"}}' % (*self._run_of, b"".join(self._run)))
-            self._run, self._run_of = [], (b"", b"")
+            self._assembly.feed(b'%b%b"}}' % (self._run_of, b"".join(self._run)))
+            self._run, self._run_of = [], b""
 
     def _block(self, block: FinishedBlock) -> SessionEvent:
         kept = redacted_bytes(block.block, self._terms.redact)

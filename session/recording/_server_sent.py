@@ -30,6 +30,11 @@ class Splitter:
         self._name = b""
         self._data: list[bytes] = []
 
+    @property
+    def is_between(self) -> bool:
+        """Whether nothing of an event that is still to be completed has come."""
+        return not (self._rest or self._data or self._name or self._after_return)
+
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that *chunk* completes."""
         usual = _USUAL.fullmatch(chunk)

@@ -31,6 +31,8 @@ _VERBATIM: Final = b"\x02"
 _COPY: Final = b"\x00"
 _LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
 _SEVEN_BITS: Final = 0x7F
+_SMALL: Final = [bytes([number]) for number in range(_SEVEN_BITS + 1)]  # most numbers are
+_SMALL_PLAIN: Final = 4_096  # for which a quarter of a megabyte of tables, taken and given back, is not worth while
 _WINDOW: Final = 65_536  # how far apart two pieces of the content may be in the blocks
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 _FIRST: Final = b'"content_block_start"'
@@ -102,13 +104,12 @@ def source(blocks: Iterable[bytes]) -> bytes:
 
 def pack(chunks: Sequence[Chunk], copied_from: bytes) -> bytes:
     """The account of *chunks*, given the `source` of what is recorded beside it."""
-    body = b"".join(chunk.data for chunk in chunks)
-    marks = _marks(chunks, body)
-    packed = _DERIVED + _compressed(marks + _skeleton(body, copied_from))
+    body = b"".join([chunk.data for chunk in chunks])
+    marks, skeleton = _marks(chunks, body), _skeleton(body, copied_from)
     try:
-        if unpack(packed, copied_from) == list(chunks):
-            return packed
-    except (IndexError, ValueError):
+        if _rebuilt(skeleton, copied_from) == body:
+            return _DERIVED + _compressed(marks + skeleton)
+    except IndexError:
         pass
     return _VERBATIM + _compressed(marks + body)
 
@@ -153,17 +154,16 @@ def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
 
 
 def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
-    marks = bytearray(_varint(len(chunks)))
+    marks = [_varint(len(chunks))]
     ends = iter(_ends(body))
     at_ms = begin = event_end = 0
     for chunk in chunks:
         end = begin + len(chunk.data)
         while event_end <= begin < len(body):  # the event in whose middle, or before which, the chunk begins
             event_end = next(ends, len(body) + 1)
-        marks += _varint(chunk.at_ms - at_ms)
-        marks += _varint(0 if event_end == end else end - begin + 1)
+        marks += (_varint(chunk.at_ms - at_ms), _varint(0 if event_end == end else end - begin + 1))
         at_ms, begin = chunk.at_ms, end
-    return bytes(marks)
+    return b"".join(marks)
 
 
 def _ends(body: bytes) -> list[int]:
@@ -178,7 +178,10 @@ def _skeleton(body: bytes, copied_from: bytes) -> bytes:
     for begin, end in _pieces(body):
         if begin < done:
             continue
-        found = copied_from.find(body[begin:end], place, place + end - begin + _WINDOW)
+        piece = body[begin:end]
+        found = place
+        if not copied_from.startswith(piece, place):
+            found = copied_from.find(piece, place, place + end - begin + _WINDOW)
         if found >= 0:
             parts += (body[done:begin], _COPY, _varint(found - place), _varint(end - begin))
             done, place = end, found + end - begin
@@ -246,11 +249,14 @@ def _streamed_input(block: bytes) -> bytes:
 
 
 def _compressed(plain: bytes) -> bytes:
-    compressor = zlib.compressobj(6, zdict=_USUAL)
+    window, memory = (13, 5) if len(plain) < _SMALL_PLAIN else (zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
+    compressor = zlib.compressobj(6, zlib.DEFLATED, window, memory, zlib.Z_DEFAULT_STRATEGY, _USUAL)
     return compressor.compress(plain) + compressor.flush()
 
 
 def _varint(number: int) -> bytes:
+    if 0 <= number <= _SEVEN_BITS:
+        return _SMALL[number]
     found = bytearray()
     while number > _SEVEN_BITS:
         found.append(number & _SEVEN_BITS | 0x80)
@@ -260,7 +266,10 @@ def _varint(number: int) -> bytes:
 
 
 def _number(raw: bytes, place: int) -> tuple[int, int]:
-    number = shift = 0
+    number, shift, place = raw[place], 7, place + 1
+    if number <= _SEVEN_BITS:
+        return number, place
+    number &= _SEVEN_BITS
     while True:
         byte = raw[place]
         place += 1

@@ -1,0 +1,221 @@
+"""What answers an attempt: the recorded body in its recorded pieces, or one put together from its blocks. Pure.
+
+A body is put together where none was kept (live sessions, redacted recordings), or where a stream is asked for and a
+plain response was recorded, or the other way round: then it says the same, in other pieces.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from session import jsontext
+from session.errors import EventDataError, UnreadableJsonError
+from session.events import ResponseInterrupted, ResponseReceived
+from session.recording import Chunk, chunks_of
+from session.replay.errors import ResponseNotRecordedError
+from session.sdk import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from session.replay._lanes import Exchange
+
+_STREAM: Final = "text/event-stream; charset=utf-8"
+_JSON: Final = "application/json"
+_FAILED: Final = 400
+_NO_USAGE: Final = b'{"input_tokens":0,"output_tokens":0}'
+_NULL: Final = b"null"
+_IN_DELTA: Final = ("stop_sequence", "stop_details", "container")
+_NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::|$)")
+_PIECES: Final = {"text": "text_delta", "thinking": "thinking_delta", "signature": "signature_delta"}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A response to serve. *broken* is raised behind the chunks; where *status* is 0, in place of a response.
+
+    *left*: the program left this stream here, and nobody knows what would have come next.
+    """
+
+    status: int
+    headers: dict[str, str]
+    chunks: tuple[Chunk, ...] = ()
+    broken: Broken | None = None
+    left: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """All chunks."""
+        return b"".join(chunk.data for chunk in self.chunks)
+
+
+def answer_of(exchange: Exchange, *, stream: bool) -> Answer:
+    """How the attempt was answered, as a stream or not. Raises `ResponseNotRecordedError`, and `EventDataError` for an
+    account of chunks that this version cannot read.
+    """
+    match exchange.end:
+        case ResponseReceived() as end:
+            return _whole(exchange, end, stream=stream)
+        case ResponseInterrupted() as end:
+            return _interrupted(exchange, end, stream=stream)
+        case None:
+            raise _missing(exchange, "it was still being received, or its process died")
+
+
+def _whole(exchange: Exchange, end: ResponseReceived, *, stream: bool) -> Answer:
+    chunks = _kept(exchange, end) if exchange.request.stream == stream else None
+    if chunks is None:
+        blocks = _blocks(exchange, end)
+        bodies = list(_streamed(exchange, end, blocks)) if stream else [_plain(exchange, end, blocks)]
+        chunks = _spread(bodies, end.duration_ms)
+    return Answer(end.status, _headers(end.headers, _STREAM if stream else _JSON), tuple(chunks))
+
+
+def _interrupted(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) -> Answer:
+    if end.reason == "lost":
+        raise _missing(exchange, "the process that recorded it died before it came")
+    if end.status == 0 and end.reason == "cancelled":
+        raise _missing(exchange, "the program cancelled the call before an answer came")
+    if end.status == 0:
+        return Answer(0, {}, (Chunk(end.duration_ms, b""),), _named(end.error) or Broken("APIConnectionError"))
+    if end.status >= _FAILED and (broken := _named(end.error)):  # the body did not come: to the SDK that is no answer
+        lost = Broken("APIConnectionError", broken.name, broken.errno)
+        return Answer(0, {}, (Chunk(end.duration_ms, b""),), lost)
+    if end.status >= _FAILED:
+        return Answer(end.status, _headers(end.headers, _JSON), (Chunk(end.duration_ms, end.error),))
+    chunks = _kept(exchange, end)
+    if chunks is None:
+        chunks = _spread([*_begun(exchange, end)], end.duration_ms) if exchange.request.stream else []
+    if end.reason == "cancelled" and not chunks:
+        raise _missing(exchange, "the program cancelled the call before an answer came")
+    headers = _headers(end.headers, _STREAM if stream else "text/plain")
+    return Answer(end.status, headers, tuple(chunks), _named(end.error), left=end.reason == "cancelled")
+
+
+def _kept(exchange: Exchange, end: ResponseReceived | ResponseInterrupted) -> list[Chunk] | None:
+    try:
+        return chunks_of(end, exchange.blocks)
+    except EventDataError as error:
+        raise _missing(exchange, str(error)) from error
+
+
+def _missing(exchange: Exchange, reason: str) -> ResponseNotRecordedError:
+    return ResponseNotRecordedError(exchange.session_id, exchange.version, reason)
+
+
+def _headers(recorded: bytes, kind: str) -> dict[str, str]:
+    known = jsontext.parse_or_show(recorded) if recorded else {}
+    kept = {str(name): value for name, value in known.items() if isinstance(value, str) and value.isascii()}
+    return {**kept, "content-type": kind}
+
+
+def _named(error: bytes) -> Broken | None:
+    """The exception that ended it; None where *error* is something that the API said, or nothing."""
+    value = jsontext.parse_or_show(error) if error else None
+    if isinstance(value, jsontext.Unreadable):  # a live session writes the exception's name and text
+        found = _NAME.match(error.decode("utf-8", "replace"))
+        return Broken(found[1]) if found else Broken("RemoteProtocolError")
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str) or value["type"] == "error":
+        return None
+    cause, number = value.get("cause"), value.get("errno")
+    return Broken(value["type"], cause if isinstance(cause, str) else "", number if isinstance(number, int) else 0)
+
+
+# --- bodies that are put together -------------------------------------------------------------------------------------
+
+
+def _spread(bodies: Sequence[bytes], duration_ms: int) -> list[Chunk]:
+    return [Chunk(duration_ms * (place + 1) // len(bodies), body) for place, body in enumerate(bodies)]
+
+
+def _blocks(exchange: Exchange, end: ResponseReceived) -> list[bytes]:
+    if end.content is None:
+        return list(exchange.blocks)
+    try:
+        return jsontext.items(end.content)
+    except UnreadableJsonError as error:
+        raise _missing(exchange, str(error)) from error
+
+
+def _plain(exchange: Exchange, end: ResponseReceived, blocks: Sequence[bytes]) -> bytes:
+    content = end.content if end.content is not None else b"[" + b",".join(blocks) + b"]"
+    return jsontext.joined_members(
+        _message(exchange, end) | {"content": content, "stop_reason": jsontext.encode(end.stop_reason)}
+    )
+
+
+def _message(exchange: Exchange, end: ResponseReceived) -> dict[str, bytes]:
+    """The members of the message, its content empty."""
+    return {
+        "id": jsontext.encode(end.message_id),
+        "type": b'"message"',
+        "role": b'"assistant"',
+        "model": jsontext.encode(end.model or exchange.model),
+        "content": b"[]",
+        "stop_reason": _NULL,
+        "stop_sequence": _NULL,
+        "usage": exchange.usage or _NO_USAGE,
+        **_rest(end),
+    }
+
+
+def _rest(end: ResponseReceived) -> dict[str, bytes]:
+    return jsontext.members(end.rest) if end.rest else {}
+
+
+def _streamed(exchange: Exchange, end: ResponseReceived, blocks: Sequence[bytes]) -> Iterator[bytes]:
+    yield _event("message_start", {"message": jsontext.joined_members(_message(exchange, end))})
+    yield from _block_events(blocks)
+    rest = _rest(end)
+    delta = {"stop_reason": jsontext.encode(end.stop_reason), "stop_sequence": _NULL}
+    delta |= {name: rest[name] for name in _IN_DELTA if name in rest}
+    facts = {"delta": jsontext.joined_members(delta), "usage": exchange.usage or _NO_USAGE}
+    if "context_management" in rest:
+        facts["context_management"] = rest["context_management"]
+    yield _event("message_delta", facts)
+    yield _event("message_stop", {})
+
+
+def _begun(exchange: Exchange, end: ResponseInterrupted) -> Iterator[bytes]:
+    """A stream that was not complete: what there is of it, and the error event that ended it, if one did."""
+    started = _message(exchange, ResponseReceived(end.request_id))
+    yield _event("message_start", {"message": jsontext.joined_members(started)})
+    yield from _block_events(exchange.blocks)
+    if end.reason == "error" and end.error and _named(end.error) is None:
+        yield b"event: error\ndata: " + end.error + b"\n\n"
+
+
+def _block_events(blocks: Sequence[bytes]) -> Iterator[bytes]:
+    for index, block in enumerate(blocks):
+        place = str(index).encode()
+        start, deltas = _taken_apart(block)
+        yield _event("content_block_start", {"index": place, "content_block": start})
+        for delta in deltas:
+            yield _event("content_block_delta", {"index": place, "delta": delta})
+        yield _event("content_block_stop", {"index": place})
+
+
+def _taken_apart(block: bytes) -> tuple[bytes, list[bytes]]:
+    """A block as it begins, and the deltas that complete it: texts and inputs come in one piece each."""
+    try:
+        members = jsontext.members(block)
+    except UnreadableJsonError:
+        return block, []
+    deltas: list[bytes] = []
+    for name, kind in _PIECES.items():
+        if members.get(name, b"")[:1] == b'"':
+            deltas.append(b'{"type":"%b","%b":%b}' % (kind.encode(), name.encode(), members[name]))
+            members[name] = b'""'
+    if "input" in members and members.get("type", b"").endswith(b'tool_use"'):
+        text = jsontext.encode(members["input"].decode("utf-8", "surrogateescape"))
+        deltas.append(b'{"type":"input_json_delta","partial_json":%b}' % text)
+        members["input"] = b"{}"
+    return jsontext.joined_members(members), deltas
+
+
+def _event(name: str, members: dict[str, bytes]) -> bytes:
+    data = jsontext.joined_members({"type": jsontext.encode(name), **members})
+    data = data.replace(b"\r", b" ").replace(b"\n", b" ")  # which stand between tokens only
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)

@@ -1,0 +1,158 @@
+"""Whatever went wrong with a call goes wrong again in a replay, in the same way, and without its waiting times."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx2
+import pytest
+from anthropic._base_client import BaseClient
+
+from session.events import RequestSent, ResponseInterrupted
+from session.recording import Recorder
+from session.replay import Replayer
+from session.storage._now import run_now
+from session.testing import Cut, Exact, Failure, Reply, ScriptedApi, StreamError, calls, says, thinks
+from tests.session.recording.kit import ASK, in_memory, stored_of, user
+from tests.session.replay.kit import record, replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCKS: Any = [thinks("Hm."), says("Some text."), calls("add", {"a": 1}, "toolu_1")]
+
+FAILURES: dict[str, Any] = {
+    "429 then well": [Failure(status=429, retry_after_seconds=0.01), Reply(content=BLOCKS)],
+    "529 to the end": [Failure(status=529)] * 3,
+    "500 with a body that breaks": [Failure(status=500, cut=Cut(after_bytes=9, how="reset"))] * 3,
+    "400": [Failure(status=400, message="No.")],
+    "401": [Failure(status=401)],
+    "no answer": [Cut(how="close")] * 3,
+    "reset, then well": [Cut(how="reset"), Reply(content=BLOCKS)],
+    "an error event": [Reply(content=BLOCKS, error=StreamError(after_events=6))],
+    "an error event at the end": [Reply(content=BLOCKS, error=StreamError())],
+    "cut in good order": [Reply(content=BLOCKS, cut=Cut(after_events=7))],
+    "closed": [Reply(content=BLOCKS, cut=Cut(after_events=7, how="close"))],
+    "reset": [Reply(content=BLOCKS, cut=Cut(after_events=9, how="reset"))],
+    "nothing at all": [Exact(body=b"")],
+}
+
+
+def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+    """A value, or the error's kind and text and what a program can read in it."""
+    try:
+        return "value", call()
+    except (anthropic.APIError, httpx2.HTTPError, UnicodeDecodeError) as error:
+        return type(error).__name__, getattr(error, "body", None)
+
+
+def plain(client: anthropic.Anthropic) -> Any:
+    def call() -> Any:
+        answer: Any = client.messages.create(messages=[user("Go")], **ASK)
+        return answer if isinstance(answer, str) else answer.to_json()
+
+    return outcome(call)
+
+
+def streamed(client: anthropic.Anthropic) -> Any:
+    seen: list[str] = []
+
+    def call() -> None:
+        for event in client.messages.create(messages=[user("Go")], stream=True, **ASK):
+            seen.append(event.to_json())  # noqa: PERF401 - what came before the error counts
+
+    return outcome(call), seen
+
+
+async def streamed_async(client: anthropic.AsyncAnthropic) -> Any:
+    seen: list[str] = []
+    try:
+        async for event in await client.messages.create(messages=[user("Go")], stream=True, **ASK):
+            seen.append(event.to_json())  # noqa: PERF401 - what came before the error counts
+    except (anthropic.APIError, httpx2.HTTPError, UnicodeDecodeError) as error:
+        return (type(error).__name__, getattr(error, "body", None)), seen
+    return ("value", None), seen
+
+
+@pytest.mark.parametrize("program", [plain, streamed, streamed_async])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_happens_again(name: str, program: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_calculate_retry_timeout", lambda *_: 0)
+        storage, root, recorded = record(program, FAILURES[name])
+    began = time.monotonic()
+    replayed = replay(program, storage, root)
+    if "RetriedAtOnce" in str(replayed):
+        pytest.fail("the SDK gave up where it had gone on")
+    assert replayed == recorded
+    assert time.monotonic() - began < 0.4, "the SDK's own wait is half a second and more"
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_stream_cut_at_any_byte_is_cut_there_again(step: int) -> None:
+    whole: Any = ScriptedApi([Reply(content=[says("Hé")])])
+    streamed(whole.client())
+    body = whole.calls[0].answer.body
+    places = range(0, len(body), step)
+
+    def program(client: anthropic.Anthropic) -> list[Any]:
+        found = []
+        for cut in places:
+            seen: list[str] = []
+            with contextlib.suppress(UnicodeDecodeError):
+                for event in client.messages.create(messages=[user(f"Ask {cut}")], stream=True, **ASK):
+                    seen.append(event.to_json())  # noqa: PERF401
+            found.append(seen)
+        return found
+
+    storage, root, recorded = record(program, [Exact(body=body, cut=Cut(after_bytes=cut)) for cut in places])
+    assert replay(program, storage, root) == recorded
+
+
+def test_a_refused_connection_and_a_timeout_are_raised_again_with_what_caused_them() -> None:
+    errors = [
+        b'{"type":"APIConnectionError","cause":"ConnectError","errno":111}',
+        b'{"type":"APITimeoutError","cause":"ReadTimeout"}',
+        b"APITimeoutError: as a live session writes it",
+    ]
+    for error, kind in zip(errors, ("APIConnectionError", "APITimeoutError", "APITimeoutError"), strict=True):
+        storage, root, _ = record(plain, ["Well."])
+        ((version, sent),) = [
+            (stored.version, stored.event)
+            for stored in stored_of(storage, root)
+            if isinstance(stored.event, RequestSent)
+        ]
+        failed = run_now(storage.fork(root, at=version))
+        run_now(storage.append(failed, [ResponseInterrupted(sent.request_id, "error", error=error)]))
+        assert replay(plain, storage, failed, options={"max_retries": 0})[0] == kind
+        with Replayer(storage, failed) as replayer:
+            client = anthropic.Anthropic(api_key="none", max_retries=0, middleware=[replayer])
+            with client, pytest.raises(anthropic.APIConnectionError) as raised:
+                client.messages.create(messages=[user("Go")], **ASK)
+        if b"cause" in error:
+            cause = raised.value.__cause__
+            assert type(cause).__name__ in {"ConnectError", "ReadTimeout"}
+            assert cause is not None
+            assert b"errno" not in error or getattr(cause.__cause__, "errno", None) == 111
+
+
+def test_the_pieces_of_a_stream_and_their_times_are_the_recorded_ones() -> None:
+    storage = in_memory()
+    recorder = Recorder(storage)
+    api = ScriptedApi([Reply(content=[says("Some text, in pieces. " * 5)], chunk_seed=5)])
+    with api.client(middleware=[recorder]) as client:
+        recorded = _chunks(client)
+    with (
+        Replayer(storage, recorder.sessions[0], speed=1) as replayer,
+        anthropic.Anthropic(api_key="none", middleware=[replayer]) as client,
+    ):
+        assert _chunks(client) == recorded
+    assert len(recorded) > 5
+
+
+def _chunks(client: anthropic.Anthropic) -> list[bytes]:
+    with client.messages.with_streaming_response.create(messages=[user("Go")], stream=True, **ASK) as response:
+        return list(response.http_response.iter_bytes())
