@@ -40,6 +40,23 @@ def test_the_example_of_sessions_runs(tmp_path: Path) -> None:
     assert re.fullmatch("1 session_created [0-9a-f]{8}", lines[3])
 
 
+def test_the_example_of_replay_prints_what_the_readme_says(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(example("replay"))
+    printed = README.partition("It prints (the tool ran once, when it was recorded):\n\n```\n")[2].partition("```")[0]
+    lines = [line for line in printed.splitlines() if "called at" not in line]
+    found = run(tmp_path, "agent.py").splitlines()
+    assert [line for line in found if "called at" not in line] == lines
+    assert any(re.fullmatch(r"  called at .*agent\.py:\d+ in agent", line) for line in found)
+
+
+def test_the_example_of_search_runs_on_what_the_example_of_sessions_left(tmp_path: Path) -> None:
+    run(tmp_path, "-c", example("sessions"))
+    searched = example("search").replace("""'disk "no space" rebui*', Filters(tool="bash", errors=True)""", '"hell*"')
+    assert "hell*" in searched
+    assert re.search(r"sess_demo@\d+ ", run(tmp_path, "-W", "error", "-c", searched))
+    assert "Hello" in (tmp_path / "page.html").read_text()
+
+
 def test_the_storage_of_ones_own_passes_the_contract(tmp_path: Path) -> None:
     (tmp_path / "test_bucket.py").write_text(example("own storage"))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

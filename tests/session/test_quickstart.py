@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 FENCE = "```"
-EXAMPLES = ("quick start", "resume and fork", "tools and permissions")
+EXAMPLES = ("quick start", "resume and fork", "tools and permissions", "record")
 
 
 def example(name: str) -> str:
@@ -65,6 +65,16 @@ def test_the_quick_start_runs_and_another_process_resumes_with_full_context_and_
     with BlockingEventSessionStorage(tmp_path / "agent.refold") as storage:
         assert len(storage.list()) == 2
         assert storage.verify(session_id).version == len(later) - 1
+
+
+def test_the_example_of_recording_runs(tmp_path: Path) -> None:
+    with ScriptedApi(["Hello!"]).serve() as server:
+        run(example("record"), tmp_path, server)
+    with BlockingEventSessionStorage(tmp_path / "agent.refold") as storage:
+        [session_id] = storage.list()
+        state = storage.load(session_id)
+        assert state is not None
+        assert [message["role"] for message in state.messages] == ["user", "assistant"]
 
 
 def test_the_example_of_tools_and_permissions_runs(tmp_path: Path) -> None:
