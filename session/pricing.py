@@ -18,6 +18,7 @@ import os
 import tomllib
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -231,7 +232,7 @@ def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction |
     rates, factor, tokens = _rates(entry, share, terms.speed), _factor(entry, terms), _tokens(share)
     if rates is None or factor is None or tokens is None:
         return None
-    per_million = sum((count * Fraction(getattr(rates, name)) for name, count in tokens.items()), Fraction())
+    per_million = sum((count * _exact(getattr(rates, name)) for name, count in tokens.items() if count), Fraction())
     return factor * per_million / _TOKENS_PER_PRICE
 
 
@@ -265,7 +266,12 @@ def _factor(entry: Price, terms: _Terms) -> Fraction | None:
     by_place = Decimal(1) if terms.place in _PLACES_AT_STANDARD_PRICE else None
     if terms.place == "us":
         by_place = entry.us_inference
-    return None if by_tier is None or by_place is None else Fraction(by_tier) * Fraction(by_place)
+    return None if by_tier is None or by_place is None else _exact(by_tier) * _exact(by_place)
+
+
+@cache
+def _exact(rate: Decimal) -> Fraction:
+    return Fraction(rate)
 
 
 def _tokens(share: Share) -> dict[str, int] | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from session.cli._failures import CommandError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,14 +17,31 @@ Decorated = TypeVar("Decorated", bound="Callable[..., Any]")
 
 STORE_VARIABLE: Final = "REFOLD_STORE"
 DEFAULT_STORE: Final = "~/.refold"
+MOST: Final = 2**31 - 1  # of anything that is counted
+
+COUNT: Final = click.IntRange(0, MOST)
+"""The type of an option that says how many."""
 
 
 class Chosen:
     """What the user chose for the whole command line."""
 
     def __init__(self) -> None:
-        self.store = Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE).expanduser()
+        self.named: str | None = None  # by `--store`
         self.json = False
+
+    @property
+    def store(self) -> Path:
+        """Where the store is. Raises `CommandError` where `~` leads nowhere."""
+        return expanded(self.named or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
+
+
+def expanded(path: str) -> Path:
+    """*path* with the home directory for `~`. Raises `CommandError` if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise CommandError(f"{path}: there is no such home directory") from error
 
 
 def chosen() -> Chosen:
@@ -32,8 +51,10 @@ def chosen() -> Chosen:
 
 
 def _choose_store(ctx: click.Context, _: click.Parameter, value: Any) -> None:  # noqa: ANN401 - click's signature
-    if value:
-        ctx.ensure_object(Chosen).store = Path(value).expanduser()
+    if value == "":  # an empty variable in a script: the default would not be the store that was meant
+        raise click.UsageError("--store: an empty path names no store", ctx)
+    if value is not None:
+        ctx.ensure_object(Chosen).named = value
 
 
 def _choose_json(ctx: click.Context, _: click.Parameter, value: Any) -> None:  # noqa: ANN401 - click's signature

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,7 @@ _SHOWN_LINES: Final = 12
 _PAGE_BYTES: Final = 65_536
 _YES: Final = frozenset({"y", "yes"})
 _NO: Final = frozenset({"", "n", "no"})
+_COMMANDS: Final = ("/help", "/cost", "/fork", "/rewind", "/quit", "/exit")
 _HELP: Final = """\
 /fork [PLACE]   go on in a fork of this session, at a place in it: 12, -3, turn:2 (default: here)
 /rewind PLACE   set aside what came after the place; it stays in the store
@@ -174,6 +176,8 @@ class Chatting:
                 self._rewind(rest.strip())
             case "":
                 self._go_on()
+            case _ if _is_mistyped(line):
+                raise CommandError(f"{word} is no command, and was not sent: /help says which there are")
             case _:
                 self._run(self._answer(line))
         return True
@@ -317,6 +321,14 @@ class Asked:
         if answer.lower() in _YES:
             return True
         return "The user did not allow this." if answer.lower() in _NO else f"The user did not allow this: {answer}"
+
+
+def _is_mistyped(line: str) -> bool:
+    """Whether *line* was meant for this program: a word behind a slash, or nearly a command. A path is not."""
+    from difflib import get_close_matches  # noqa: PLC0415 - while a person types
+
+    word = line.partition(" ")[0]
+    return re.fullmatch("/[a-z]+", word) is not None and (word == line or bool(get_close_matches(word, _COMMANDS)))
 
 
 def _forget_typed(terminal: int) -> None:

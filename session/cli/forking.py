@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from session.cli._address import PLACE, find_place
-from session.cli._options import command
+from session.cli._options import MOST, command
 from session.cli._output import output
 from session.cli._store import open_store
 
@@ -22,7 +22,7 @@ class MadeFork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @command("fork", example="refold fork sess_4f@turn:3\nrefold fork sess_4f@412 --count 100", prints=MadeFork)
 @click.argument("place", type=PLACE)
 @click.option("--id", "new_id", metavar="ID", help="The id of the new session (default: one is made up).")
-@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="So many forks.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, MOST), help="So many forks.")
 @click.option("--reason", default="", help="Why: recorded with the fork.")
 def fork(place: str, new_id: str | None, count: int, reason: str) -> None:
     """Make a new session that shares everything up to PLACE with another, and print its id. Nothing is copied."""

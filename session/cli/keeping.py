@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Final
@@ -53,22 +54,16 @@ def tag(session: str, tags: Sequence[str], remove: Sequence[str]) -> None:
     """Add TAGS to a session, or take some away. Without either: print them, one in a line."""
     with open_store() as store:
         session_id = find_session(store, session)
-        old = _tags(store, session_id)
+        old = store.summary(session_id).tags
         new = [one for one in dict.fromkeys((*old, *tags)) if one not in remove]
-        if new != old:
+        if new != list(old):
             store.update_metadata(session_id, tags=new)
         _print_changed(store, session_id)
 
 
-def _tags(store: BlockingEventSessionStorage, session_id: str) -> list[str]:
-    found = store.state_at(session_id, "-0").metadata.get("tags")
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-
-
 def _print_changed(store: BlockingEventSessionStorage, session_id: str) -> None:
-    state = store.state_at(session_id, "-0")
-    title, tags = state.metadata.get("title"), _tags(store, session_id)
-    changed = Changed(session_id, state.version, title if isinstance(title, str) else "", tags)
+    found = store.summary(session_id)
+    changed = Changed(session_id, found.version, found.title, list(found.tags))
     out = output()
     if out.json:
         out.object(changed)
@@ -165,10 +160,26 @@ def backup(target: str, *, exact: bool) -> None:
 
     The copy is a store: `refold --store TARGET list`.
     """
+    if not target:
+        raise click.UsageError("an empty TARGET names no directory")
+    if os.path.lexists(target):
+        raise CommandError(f"{target} is there already: a backup makes a new directory")
     with open_store() as store:
-        size = store.log.backup(target, compact=not exact)
+        size = _back_up(store, target, exact=exact)
     out = output()
     _ = out.object(Copied(target, size)) if out.json else out.cells(target, size)
+
+
+def _back_up(store: BlockingEventSessionStorage, target: str, *, exact: bool) -> int:
+    """The bytes of the copy. What is wrong at *target* is not wrong with the store."""
+    from session.storage._log import DiskFullError, LogNotFoundError, NotALogError  # noqa: PLC0415 - with the store
+
+    try:
+        return store.log.backup(target, compact=not exact)
+    except DiskFullError as error:
+        raise CommandError(f"{target}: no space left on the device; there is no backup") from error
+    except (NotALogError, LogNotFoundError) as error:
+        raise CommandError(str(error)) from error
 
 
 class Compacted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

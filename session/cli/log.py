@@ -11,7 +11,7 @@ import msgspec
 
 from session.cli._address import PLACE, SESSION, find_place, find_session
 from session.cli._events import outline
-from session.cli._options import command
+from session.cli._options import COUNT, command
 from session.cli._output import Column, output, when
 from session.cli._store import open_store
 from session.cli._visible import shortened
@@ -59,8 +59,8 @@ COLUMNS: Final = (
 
 @command("log", example="refold log sess_4f --limit 20\nrefold log sess_4f@turn:3 | cut -f1,4", prints=LoggedEvent)
 @click.argument("place", type=PLACE)
-@click.option("--after", metavar="VERSION", default=0, type=click.IntRange(0), help="Only those behind this version.")
-@click.option("--limit", metavar="N", type=click.IntRange(0), help="At most so many.")
+@click.option("--after", metavar="VERSION", default=0, type=COUNT, help="Only those behind this version.")
+@click.option("--limit", metavar="N", type=COUNT, help="At most so many.")
 @click.option("--newest", is_flag=True, help="Newest first.")
 def log(place: str, after: int, limit: int | None, *, newest: bool) -> None:
     """The events of a session up to PLACE, with their times and digests: the audit trail.
@@ -76,7 +76,7 @@ def log(place: str, after: int, limit: int | None, *, newest: bool) -> None:
 
 @command("tail", example="refold tail sess_4f -n 5\nrefold tail -f sess_4f", prints=LoggedEvent)
 @click.argument("session", type=SESSION)
-@click.option("-n", "--lines", default=10, show_default=True, type=click.IntRange(0), help="So many events.")
+@click.option("-n", "--lines", default=10, show_default=True, type=COUNT, help="So many events.")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more, until Ctrl-C or the session is deleted.")
 def tail(session: str, lines: int, *, follow: bool) -> None:
     """The newest events of a session; with -f also each new one, by any process, as it is recorded.

@@ -12,7 +12,7 @@ import msgspec
 from session.cli._address import PLACE, find_place
 from session.cli._content import described
 from session.cli._failures import Exit
-from session.cli._options import command
+from session.cli._options import COUNT, MOST, command
 from session.cli._output import Column, money, output, say, when, when_shown
 from session.cli._store import open_store
 from session.cli._visible import visible
@@ -71,9 +71,7 @@ COLUMNS: Final = (
 
 
 @command("list", example="refold list --limit 20\nrefold list --json | jq -r .title", prints=ListedSession)
-@click.option(
-    "--limit", default=50, show_default=True, type=click.IntRange(0), help="At most so many sessions; 0: all."
-)
+@click.option("--limit", default=50, show_default=True, type=COUNT, help="At most so many sessions; 0: all.")
 @click.option("--tag", metavar="TAG", help="Only those with this tag.")
 def list_sessions(limit: int, tag: str | None) -> int | None:
     """The sessions, newest activity first.
@@ -143,7 +141,7 @@ class ShownMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @command("show", example="refold show sess_4f --last 20\nrefold show sess_4f@turn:3 --raw", prints=ShownMessage)
 @click.argument("place", type=PLACE)
 @click.option("--at", "at", metavar="PLACE", help="The place in the session: 412, -3, msg_01... or turn:7.")
-@click.option("--last", metavar="N", type=click.IntRange(1), help="Only the newest N messages.")
+@click.option("--last", metavar="N", type=click.IntRange(1, MOST), help="Only the newest N messages.")
 @click.option("--raw", is_flag=True, help="The exact bytes of each message, one in a line.")
 def show(place: str, at: str | None, last: int | None, *, raw: bool) -> None:
     """The messages of a session, as they are now or were at PLACE.

@@ -69,6 +69,11 @@ async def _older(
     return older[::-1]
 
 
+async def summary(log: SessionLog, session_id: str) -> Summary:
+    """What a list shows of the session."""
+    return await Listing(log).summarize(await log.head(session_id))
+
+
 async def family(log: SessionLog, session_id: str) -> tuple[list[Summary], dict[str, str]]:
     """The topmost living ancestor that is reached through living ones, and all living forks below it, parents before
     their forks; and those that cannot be read, with the reason.

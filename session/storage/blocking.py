@@ -140,6 +140,10 @@ class BlockingEventSessionStorage:
         """See `EventSessionStorage.summaries`."""
         return run_now(self._sessions.summaries(limit, cursor))
 
+    def summary(self, session_id: str) -> Summary:
+        """See `EventSessionStorage.summary`."""
+        return run_now(self._sessions.summary(session_id))
+
     def family(self, session_id: str) -> tuple[builtins.list[Summary], dict[str, str]]:
         """See `EventSessionStorage.family`."""
         return run_now(self._sessions.family(session_id))

@@ -27,7 +27,7 @@ from session.state import SessionState
 from session.storage._listing import SNAPSHOT_EVENTS, renew_snapshot, summaries
 from session.storage._log import SessionLog, blocking_side, open_log
 from session.storage._now import run_now
-from session.storage._reading import family, newest_messages
+from session.storage._reading import family, newest_messages, summary
 from session.storage.base import check_session_id, new_session_id
 
 if TYPE_CHECKING:
@@ -261,6 +261,10 @@ class EventSessionStorage:
         the page before. Costs at most `SNAPSHOT_EVENTS` events each, however long the histories are.
         """
         return await self._beside_the_loop(lambda log: summaries(log, limit, cursor))
+
+    async def summary(self, session_id: str) -> Summary:
+        """One session as `summaries` has it, at the same cost."""
+        return await self._beside_the_loop(lambda log: summary(log, session_id))
 
     async def family(self, session_id: str) -> tuple[builtins.list[Summary], dict[str, str]]:
         """The sessions that are related to it by forks, its topmost living ancestor first, parents before their forks;

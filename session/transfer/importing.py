@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import tempfile
@@ -77,8 +78,16 @@ def import_path(
     if str(path) == "-":
         yield from _import_standard_input(known, chosen, target)
         return
-    resolved = Path(path).expanduser().resolve(strict=True)
-    yield from _import(Source(resolved, str(path)), known, chosen, target)
+    yield from _import(Source(_found(path), str(path)), known, chosen, target)
+
+
+def _found(path: str | os.PathLike[str]) -> Path:
+    try:
+        if str(path):  # else it would be the current folder
+            return Path(path).expanduser().resolve(strict=True)
+    except RuntimeError as error:  # no such home directory; a loop of links, before Python 3.13
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
+    raise FileNotFoundError(errno.ENOENT, "an empty path", "''")
 
 
 def detect(source: Source, importers: Sequence[Importer] | None = None) -> Importer | None:

@@ -209,6 +209,21 @@ def test_through_a_pipe_each_line_is_a_message_and_no_tool_is_allowed(
     assert not (tmp_path / "made").exists()
 
 
+def test_a_mistyped_command_is_not_sent_and_a_path_is(
+    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_environment(monkeypatch, server)
+    typed = "/rewnd 1\n/costs\n/unheard\n/etc/passwd has how many lines?\n/tmp is what?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert run(["--store", str(tmp_path / "store"), "chat"]) == Exit.ERROR
+    shown = capsys.readouterr()
+    assert [line.split()[1] for line in shown.err.splitlines()] == ["/rewnd", "/costs", "/unheard"]
+    assert re.findall("you said .*", shown.out) == [
+        "you said /etc/passwd has how many lines?",
+        "you said /tmp is what?",
+    ]
+
+
 def use_environment(monkeypatch: pytest.MonkeyPatch, server: LoopbackServer | None) -> None:
     wanted = environment(server)
     for name in os.environ.keys() - wanted.keys():

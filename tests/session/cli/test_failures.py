@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.session.cli.cli_kit import append
 if TYPE_CHECKING:
     from tests.session.cli.cli_kit import Cli
 
+ROOT = Path(__file__).parents[3]
 REFOLD = [sys.executable, "-m", "session"]
 
 
@@ -58,6 +60,18 @@ def fails(cli: Cli, code: int, *arguments: str) -> str:
         (1, ["cleanup", "--older-than", "soon"], "not an age"),
         (1, ["cleanup", "--older-than", "999999999w"], "more than"),
         (1, ["list", "--limit", "-1"], "--limit"),
+        (1, ["list", "--limit", "99999999999999999999"], "--limit"),
+        (1, ["log", "sess_main", "--limit", "99999999999999999999"], "--limit"),
+        (1, ["tail", "sess_main", "-n", "99999999999999999999"], "--lines"),
+        (1, ["show", "sess_main", "--last", "99999999999999999999"], "--last"),
+        (1, ["list", "--store", ""], "an empty path names no store"),
+        (1, ["list", "--store", "~nobody-of-this-name/store"], "no such home directory"),
+        (1, ["import", ""], "an empty path"),
+        (1, ["import", "~nobody-of-this-name/file"], "home directory"),
+        (1, ["export", "-o", "~nobody-of-this-name/file"], "no such home directory"),
+        (1, ["backup", ""], "names no directory"),
+        (1, ["backup", "/"], "is there already"),
+        (1, ["backup", "/proc/nonexistent/backup"], "/proc/nonexistent"),
         (1, ["no-such-command"], "No such command"),
         (1, ["shwo", "sess_main"], "Did you mean show?"),
         (1, ["list", "--no-such-option"], "No such option"),
@@ -185,7 +199,7 @@ def test_a_store_that_may_not_be_read_is_an_error(cli: Cli) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 1, done.stderr
@@ -198,9 +212,7 @@ def test_a_store_that_may_not_be_read_is_an_error(cli: Cli) -> None:
 
 def refold(cli: Cli, arguments: str, *, shell: str = "") -> subprocess.CompletedProcess[str]:
     command = f"{sys.executable} -m session --store {cli.store} {arguments} {shell}"
-    return subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
-    )
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback(cli: Cli) -> None:
@@ -222,7 +234,7 @@ def test_ctrl_c_ends_tail_quietly_and_other_commands_with_a_line(cli: Cli) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
     ) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
@@ -250,3 +262,50 @@ def test_even_a_mistake_of_ours_is_one_line(cli: Cli, monkeypatch: pytest.Monkey
     ran = cli("list")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert r"internal error: ZeroDivisionError: oh\n\x1b[31m no" in ran.err
+
+
+def test_a_backup_into_another_store_is_no_damage_to_this_one(cli: Cli, tmp_path: Path) -> None:
+    cli.ok("backup", str(tmp_path / "copy"))
+    assert "is there already" in fails(cli, 1, "backup", str(tmp_path / "copy"))
+
+
+def test_an_export_that_cannot_be_written_names_its_target(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    missing = str(tmp_path / "missing" / "file.jsonl")
+    assert f"{missing}: no such file or directory" in fails(cli, 1, "export", "-o", missing)
+    assert "ot a directory" in fails(cli, 1, "export", "--format", "folder", "-o", str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_was_taken_in_before_the_disk_failed_is_told(cli: Cli, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": f"c-{n:03}", "messages": [{"role": "user", "content": "x" * 9_999}]}) for n in range(99)]
+    (tmp_path / "many.jsonl").write_text("\n".join(["garbage", *lines]))
+    cli.store = tmp_path / "limited"
+    command = shlex.join([*REFOLD, "--store", str(cli.store), "import", str(tmp_path / "many.jsonl")])
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 800; exec {command}"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    told = done.stderr.splitlines()
+    stored = len(cli.ok("list", "--limit", "0").rows)
+    assert done.returncode == 1
+    assert 0 < stored < len(lines)
+    assert 0 < int(told[0].split()[1]) <= stored  # several are under way at a time
+    assert "skipped: 1 x no JSON" in told
+    assert told[-1].startswith("refold: ")
+    assert "internal error" not in told[-1]
+
+
+def test_streams_that_are_closed_are_no_reason_to_fail(cli: Cli) -> None:
+    command = shlex.join([*REFOLD, "--store", str(cli.store)])
+    for line, code in (("list >&-", 0), ("list <&-", 0), ("show sess_nowhere 2>&-", 3), ("delete sess_main <&-", 1)):
+        done = subprocess.run(["sh", "-c", f"{command} {line}"], capture_output=True, check=False, cwd=ROOT)
+        assert done.returncode == code, (line, done)
+        assert b"Traceback" not in done.stderr
+    assert cli("show", "sess_main").code == 0
+
+
+def test_without_arguments_it_helps(cli: Cli) -> None:
+    del cli
+    done = subprocess.run(REFOLD, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith("Usage: refold")
+    assert done.stderr == ""

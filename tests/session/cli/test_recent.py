@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eventstore import BlockingLmdbEventLog
+from session.cli import run
 from session.events import HistoryRewound, MessageAppended, SessionForked, UnknownEvent, stored
 from session.fold import fold
 from session.recent import messages_in_window
@@ -16,6 +17,7 @@ from tests.session.cli.cli_kit import append, turn
 from tests.session.histories import histories
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pytest
@@ -71,16 +73,25 @@ def test_little_is_read_of_a_long_history(tmp_path: Path, monkeypatch: pytest.Mo
         for number in range(1, 400):
             append(store, "sess_a", *turn(number))
         read = list[int]()
-        pages = BlockingLmdbEventLog.pages
+        pages = BlockingLmdbEventLog._pages  # every way to read
 
-        def counted(log: BlockingLmdbEventLog, *args: object, **options: object) -> object:
-            for page in pages(log, *args, **options):  # type: ignore[arg-type]
+        def counted(log: BlockingLmdbEventLog, *args: Any, **options: Any) -> Iterator[Sequence[object]]:
+            for page in pages(log, *args, **options):
                 read.append(len(page))
                 yield page
 
-        monkeypatch.setattr(BlockingLmdbEventLog, "pages", counted)
+        monkeypatch.setattr(BlockingLmdbEventLog, "_pages", counted)
         assert len(store.newest_messages("sess_a", 20).messages) == 20
         assert sum(read) < 200
+    read.clear()
+    for arguments in (["rename", "sess_a", "a title"], ["tag", "sess_a", "one", "two"]):
+        assert run(["--store", str(tmp_path / "store"), *arguments]) == 0
+    with BlockingEventSessionStorage(tmp_path / "store") as store:
+        found = store.summary("sess_a")
+        assert (found.title, found.tags) == ("a title", ("one", "two"))
+        assert sum(read) < 200
+        store.state_at("sess_a", "-0")
+        assert sum(read) > 400, "a fold of the whole history would be noticed"
 
 
 def test_a_session_of_other_events_only_has_no_messages(tmp_path: Path) -> None:

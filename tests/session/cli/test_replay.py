@@ -86,6 +86,18 @@ def body_of(cli: Cli, place: str) -> dict[str, Any]:
     return body
 
 
+def test_a_replay_is_listed_without_loading_the_sdk(recorded: Path) -> None:
+    code = (
+        f"import sys; from session.cli import run; run(['--store', {str(recorded)!r}, 'replay', 'agent']); "
+        "import session.recording, session.replay; "
+        "print(*sorted({'anthropic', 'httpx2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "toolu_1" not in done.stdout
+    assert "agent@4" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
 def test_a_request_is_compared_with_the_call_it_was_meant_to_be(cli: Cli, tmp_path: Path) -> None:
     place = cli.ok("replay", "agent").rows[3][0]
     body, file = body_of(cli, place), tmp_path / "body.json"
