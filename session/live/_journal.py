@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from session._finishing import finished
 from session.errors import PlaceNotFoundError, SessionExistsError, SessionNotFoundError
 from session.events import (
     BlockReceived,
@@ -20,7 +21,6 @@ from session.events import (
     ToolStarted,
 )
 from session.fold import Fold
-from session.live._finishing import finished
 from session.places import HEAD, parse_at
 from session.state import SessionState
 from session.storage import EventSessionStorage, WrongVersionError, check_session_id, new_session_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from session._finishing import finished
 from session.errors import AnswerKeptInForkError
-from session.live._finishing import finished
 from session.storage import WrongVersionError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from session._finishing import finished
 from session.errors import AlreadyReceivingError, SessionClosedError, SessionDeletedError, ThinkingBoundError
 from session.events import MessageAppended, SessionClosed
 from session.live import _tail
-from session.live._finishing import finished
 from session.live._prompt import without_thinking
 from session.live._said import said
 from session.live._turn import plan_going_on, turn

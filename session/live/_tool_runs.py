@@ -11,8 +11,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from session import jsontext
+from session._finishing import finished
 from session.events import ToolRefused, ToolReturned, ToolStarted
-from session.live._finishing import finished
 from session.live._keeping import Keeping
 from session.live._repairs import plan_repairs
 from session.live.received import ToolResult

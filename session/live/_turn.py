@@ -13,11 +13,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from session._finishing import finished
 from session.errors import NothingToAnswerError, RequestOpenError
 from session.events import ResponseInterrupted
 from session.live import _tail
 from session.live._answer import Answer
-from session.live._finishing import finished
 from session.live._repairs import plan_repairs
 from session.live._tool_runs import ToolRuns
 from session.live.received import Stop

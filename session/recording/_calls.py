@@ -119,9 +119,13 @@ class Calls:
 
         Raises `RecordingFailedError`, the line not taken.
         """
-        prompt, opened = self._prompt_of(call.asked), Future[None]()
-        while isinstance(taken := self._take(call, prompt, opened), Future):
-            await journal.opened(taken)
+        opened = Future[None]()
+        try:
+            prompt = self._prompt_of(call.asked)
+            while isinstance(taken := self._take(call, prompt, opened), Future):
+                await journal.opened(taken)
+        except Exception as error:  # of `redact`, most likely
+            raise RecordingFailedError(self._root, f"{type(error).__name__}: {error}", sent=False) from error
         place, line = taken
         try:
             await self._open(call, journal, place, line, prompt)

@@ -128,6 +128,11 @@ class Journals:
         self._awaited = ThreadJournal(self._now)
 
     @property
+    def has_now(self) -> bool:
+        """Whether there is a side for synchronous clients."""
+        return self._now is not None
+
+    @property
     def now(self) -> Journal:
         """The side for synchronous clients. Raises `TypeError` if the log has none."""
         if self._now is None:
@@ -143,24 +148,6 @@ class Journals:
         """Close what was opened here."""
         if self._opened is not None:
             self._opened.close()
-
-
-async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """The result of *work*, which runs to its end even if the caller is cancelled meanwhile; the cancellation is raised
-    after it. So what is in the log and what is known of it never part.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen: the cancellation is what the caller asked for
-        raise cancelled
-    return task.result()
 
 
 def _now_side(storage: EventSessionStorage) -> StorageJournal | None:

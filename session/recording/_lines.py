@@ -174,7 +174,8 @@ class Lines:
 
     def cause(self) -> Line | None:
         """The line that a new session is most likely due to: one whose tools are running, or the newest."""
-        return next(reversed(self._waiting), None) or next(reversed(self.newest.values()), None)
+        waiting = (line for line in reversed(self._waiting) if line.waits_for_tools)
+        return next(waiting, None) or next(reversed(self.newest.values()), None)
 
 
 def place_at(line: Line, count: int, chain: list[bytes]) -> Place:

@@ -81,7 +81,7 @@ class PlainReading:
         except UnreadableJsonError as error:
             fault = jsontext.encode({"fault": str(error)})
             kept = redacted_bytes(body, terms.redact)
-            return [_interrupted(terms, "cut", fault, partial=b"", chunks=_account(terms, [kept], [kept == body], b""))]
+            return [interrupted(terms, "cut", fault, partial=b"", chunks=_account(terms, [kept], [kept == body], b""))]
         content = redacted_bytes(plain.content, terms.redact)
         calls = tuple(escaped(block.tool_use_id) for block in plain.blocks if block.tool_use_id)
         facts = plain.completed
@@ -99,7 +99,7 @@ class StreamReading:
     """A response that is streamed."""
 
     def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+        self.terms = terms
         self._clock = terms.clock
         self._splitter = Splitter()
         self._assembly = Assembly()
@@ -163,10 +163,10 @@ class StreamReading:
             self._run, self._run_of = [], b""
 
     def _block(self, block: FinishedBlock) -> SessionEvent:
-        kept = redacted_bytes(block.block, self._terms.redact)
+        kept = redacted_bytes(block.block, self.terms.redact)
         self._redacted = self._redacted or kept != block.block
         self._blocks.append(msgspec.structs.replace(block, block=kept, tool_use_id=escaped(block.tool_use_id)))
-        return BlockReceived(self._terms.request_id, block.index, kept, self._blocks[-1].tool_use_id)
+        return BlockReceived(self.terms.request_id, block.index, kept, self._blocks[-1].tool_use_id)
 
     def _completed(self, facts: Completed) -> list[SessionEvent]:
         self.is_over = True
@@ -175,25 +175,25 @@ class StreamReading:
         calls = tuple(block.tool_use_id for block in self._blocks if block.tool_use_id)
         self.answered = Answered(joined("assistant", raws), facts.message_id, calls, facts.stop_reason)
         received = ResponseReceived(
-            self._terms.request_id,
-            **_facts(facts, self._terms),
+            self.terms.request_id,
+            **_facts(facts, self.terms),
             blocks=len(raws),
             chunks=self._account(raws),
-            **_how(self._terms),
+            **_how(self.terms),
         )
-        return [*_usage(facts, self._terms), received]
+        return [*_usage(facts, self.terms), received]
 
     def _interrupted(self, reason: str, error: bytes) -> SessionEvent:
         self.is_over = True
         self._flush()
         partial = self._assembly.partial
-        kept = redacted_bytes(partial, self._terms.redact)
+        kept = redacted_bytes(partial, self.terms.redact)
         self._redacted = self._redacted or kept != partial
         blocks = [block.block for block in sorted(self._blocks, key=lambda block: block.index)]
         unfinished = jsontext.items(kept) if kept else []
-        told = redacted_bytes(error, self._terms.redact)
+        told = redacted_bytes(error, self.terms.redact)
         self._redacted = self._redacted or told != error
-        return _interrupted(self._terms, reason, told, partial=kept, chunks=self._account([*blocks, *unfinished]))
+        return interrupted(self.terms, reason, told, partial=kept, chunks=self._account([*blocks, *unfinished]))
 
     def _account(self, blocks: list[bytes]) -> bytes:
         """See `chunks`. None where something was redacted: the pieces hold what must not be stored."""
@@ -201,7 +201,7 @@ class StreamReading:
             return b""
         copied_from = source(blocks)
         account = pack(self._chunks, copied_from)
-        if self._terms.redact is not None and not is_derived(account, self._chunks, copied_from):
+        if self.terms.redact is not None and not is_derived(account, self._chunks, copied_from):
             return b""
         return account
 
@@ -223,7 +223,10 @@ def _how(terms: Terms) -> dict[str, Any]:
     return {"status": terms.status, "headers": terms.headers, "duration_ms": terms.clock()}
 
 
-def _interrupted(terms: Terms, reason: str, error: bytes, *, partial: bytes, chunks: bytes) -> ResponseInterrupted:
+def interrupted(
+    terms: Terms, reason: str, error: bytes, *, partial: bytes = b"", chunks: bytes = b""
+) -> ResponseInterrupted:
+    """The event of a response that did not come to its end."""
     return ResponseInterrupted(terms.request_id, reason, error=error, partial=partial, chunks=chunks, **_how(terms))
 
 

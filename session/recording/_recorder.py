@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anthropic import APIConnectionError, Middleware
 
+from session import jsontext
+from session._finishing import finished
 from session.errors import RecordingFailedError
 from session.events import NO_META, Meta, ResponseInterrupted
 from session.pricing import load_prices
 from session.recording._asked import asked, redacted_bytes
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
-from session.recording._journal import Journals, finished
-from session.recording._reading import PlainReading, StreamReading, Terms
+from session.recording._journal import Journals
+from session.recording._reading import PlainReading, StreamReading, Terms, interrupted
 from session.recording._resuming import resumed
 from session.recording._tee import show, show_async
 from session.sdk import kept_headers
@@ -56,8 +59,9 @@ class Recorder(Middleware):
     *redact* is given every text before it is written and returns what is to be written instead. Without it the content
     is kept as it was sent. Keys are never seen; of the headers a few are kept that say what a body means.
 
-    *on_failure* is what happens when something cannot be written: "raise" a `RecordingFailedError` (before the call is
-    sent, so nothing is lost), or "go_on" without recording that call; `failures` has the errors, and they are logged.
+    *on_failure* is what happens when something cannot be written, or *redact* fails: "raise" a `RecordingFailedError`
+    (before the call is sent, so nothing is lost; for a response, it says so), or "go_on" without recording that call;
+    `failures` has the errors, and they are logged.
 
     *storage* is a path, or an `EventSessionStorage` or `BlockingEventSessionStorage`, which stays open. Thread-safe;
     use it in `with`, or `close` it.
@@ -80,6 +84,7 @@ class Recorder(Middleware):
         self._redact = redact
         self._on_failure = on_failure
         self._prices = load_prices()
+        self._abandoned: deque[_Recording] = deque()  # streams that the garbage collector found
         self.failures: list[RecordingFailedError] = []
         if session is not None and (line := run_now(resumed(self._journals.now, session))):
             self._calls.resume(line)
@@ -101,6 +106,8 @@ class Recorder(Middleware):
 
     def close(self) -> None:
         """Close the log, if it was opened here. Calls that are still running can no longer be recorded."""
+        if self._abandoned and self._journals.has_now:
+            run_now(self._look_after(self._journals.now, _at_once))
         self._journals.close()
 
     def __enter__(self) -> Self:
@@ -119,6 +126,7 @@ class Recorder(Middleware):
         if said is None:
             return call_next(request)
         recording = _Recording(self, Call(said), self._journals.now, _at_once)
+        run_now(self._look_after(self._journals.now, _at_once))
         if not run_now(recording.begin()):
             return call_next(request)
         try:
@@ -145,6 +153,7 @@ class Recorder(Middleware):
         if said is None:
             return await call_next(request)
         recording = _Recording(self, Call(said), self._journals.awaited, finished)
+        await self._look_after(self._journals.awaited, finished)
         try:
             if not await recording.begin():
                 return await call_next(request)
@@ -194,6 +203,25 @@ class Recorder(Middleware):
         """*raw* as it may be stored."""
         return redacted_bytes(raw, self._redact)
 
+    def abandoned(self, recording: _Recording) -> None:
+        """See `Witness`. It is looked after when the next call begins, or when this is closed."""
+        self._abandoned.append(recording)
+
+    async def _look_after(self, journal: Journal, whole: _Whole) -> None:
+        while self._abandoned:
+            try:
+                recording = self._abandoned.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            await recording.forget(journal, whole)
+
+    async def unreadable(self, call: Call, error: Exception) -> None:
+        """What came for *call* cannot be recorded, because of *error*."""
+        session_id = call.line.session_id if call.line else self._root
+        await self._kept(
+            _refused(RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=True), error)
+        )
+
     async def _kept(self, writing: Coroutine[Any, Any, None]) -> bool:
         try:
             await writing
@@ -241,19 +269,17 @@ class _Recording:
 
     async def came(self, response: _Response, body: bytes) -> None:
         """A response came whole: an answer, or an error of the API."""
-        terms = self._recorder.terms(self._call, response)
-        if response.http_response.is_success:
-            reading = PlainReading(terms)
-            await self._write(reading.whole(body), reading)
-            return
-        kept, duration_ms = self._recorder.redacted(body), self._call.milliseconds()
-        await self._write(
-            [
-                ResponseInterrupted(
-                    terms.request_id, "error", terms.status, kept, headers=terms.headers, duration_ms=duration_ms
-                )
-            ]
-        )
+        terms, reading = self._recorder.terms(self._call, response), None
+        try:
+            if response.http_response.is_success:
+                reading = PlainReading(terms)
+                events = reading.whole(body)
+            else:
+                events = [interrupted(terms, "error", self._recorder.redacted(body))]
+        except Exception as error:  # noqa: BLE001 - of `redact`, most likely
+            await self._unreadable(terms, error)
+        else:
+            await self._write(events, reading)
 
     def streamed(self, response: _Response) -> _Recording:
         """A stream begins, of which this is the witness."""
@@ -262,9 +288,13 @@ class _Recording:
 
     def takes(self, chunk: bytes) -> Coroutine[Any, Any, None] | None:
         """See `Witness`."""
-        if self._reading and (events := self._reading.take(chunk)):
-            return self._write(events, self._reading)
-        return None
+        if self._reading is None:
+            return None
+        try:
+            events = self._reading.take(chunk)
+        except Exception as error:  # noqa: BLE001 - of `redact`, most likely
+            return self._unreadable(self._reading.terms, error)
+        return self._write(events, self._reading) if events else None
 
     async def ended(self) -> None:
         """See `Witness`."""
@@ -278,9 +308,35 @@ class _Recording:
         """See `Witness`."""
         await self._end("cancelled")
 
+    def abandoned(self) -> None:
+        """See `Witness`."""
+        self._recorder.abandoned(self)
+
+    async def forget(self, journal: Journal, whole: _Whole) -> None:
+        """The stream was abandoned, perhaps in another thread or loop than this one. Fails nobody's call."""
+        self._journal, self._whole = journal, whole
+        try:
+            await self.left()
+        except RecordingFailedError as error:
+            self._recorder.failures.append(error)
+
     async def _end(self, reason: str, error: bytes = b"") -> None:
-        if self._reading and (events := self._reading.end(error, reason=reason)):
-            await self._write(events, self._reading)
+        if self._reading is None:
+            return
+        try:
+            events = self._reading.end(error, reason=reason)
+        except Exception as fault:  # noqa: BLE001 - of `redact`, most likely
+            await self._unreadable(self._reading.terms, fault)
+        else:
+            if events:
+                await self._write(events, self._reading)
+
+    async def _unreadable(self, terms: Terms, error: Exception) -> None:
+        """What came cannot be recorded: the log has that the call is over, without content."""
+        self._reading = None
+        fault = jsontext.encode({"fault": f"not recorded: {type(error).__name__}"})
+        await self._write([interrupted(terms, "cancelled", fault)])
+        await self._recorder.unreadable(self._call, error)
 
     async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:
         writing = self._recorder.record(self._call, events, self._journal, reading)
@@ -291,6 +347,10 @@ class _Recording:
             raise
         if not kept:
             self._reading = None
+
+
+async def _refused(failure: RecordingFailedError, error: Exception) -> None:
+    raise failure from error
 
 
 async def _at_once(work: Coroutine[Any, Any, bool]) -> bool:

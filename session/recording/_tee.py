@@ -5,7 +5,8 @@
    that uses it leaves the stream, as far as we see.
 2. Whoever leaves a stream calls `close` or `aclose` of the response.
 
-These two are replaced on the object itself; `tests/session/recording/test_tee.py` holds that the SDK still calls them.
+These two are replaced on the object itself; `tests/session/recording/test_recorder_readers.py` holds that the SDK still
+calls them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Witness(Protocol):
 
     async def left(self) -> None:
         """The reader went away before the end."""
+
+    def abandoned(self) -> None:
+        """Nobody has the response any more, and nobody closed it. Called by the garbage collector, at any moment and in
+        any thread: it may wait for nothing.
+        """
 
 
 def show(response: httpx2.Response, witness: Witness) -> None:
@@ -89,6 +95,10 @@ class _Shown:
         witness, self._witness = self._witness, None
         return witness
 
+    def __del__(self) -> None:
+        if witness := self._gone():
+            witness.abandoned()
+
 
 class _AsyncShown:
     def __init__(self, response: httpx2.Response, witness: Witness) -> None:
@@ -136,6 +146,10 @@ class _AsyncShown:
     def _gone(self) -> Witness | None:
         witness, self._witness = self._witness, None
         return witness
+
+    def __del__(self) -> None:
+        if witness := self._gone():
+            witness.abandoned()
 
 
 def _replace(response: httpx2.Response, **methods: Any) -> None:  # noqa: ANN401 - methods of the response

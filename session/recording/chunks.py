@@ -11,6 +11,7 @@ body that holds COPY itself) the body is kept as it is, compressed.
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from typing import TYPE_CHECKING, Final
@@ -30,9 +31,10 @@ _DERIVED: Final = b"\x01"
 _VERBATIM: Final = b"\x02"
 _COPY: Final = b"\x00"
 _LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
+_TO_EVENT_END: Final = b"\x00"
 _SEVEN_BITS: Final = 0x7F
 _SMALL: Final = [bytes([number]) for number in range(_SEVEN_BITS + 1)]  # most numbers are
-_SMALL_PLAIN: Final = 4_096  # for which a quarter of a megabyte of tables, taken and given back, is not worth while
+_SMALL_PLAIN: Final = 16_384  # for which a quarter of a megabyte of tables, taken and given back, is not worth while
 _WINDOW: Final = 65_536  # how far apart two pieces of the content may be in the blocks
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 _FIRST: Final = b'"content_block_start"'
@@ -155,7 +157,11 @@ def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
 
 def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
     marks = [_varint(len(chunks))]
-    ends = iter(_ends(body))
+    found = _ends(body)
+    if found == list(itertools.accumulate(len(chunk.data) for chunk in chunks)):  # each is one event, as most are
+        times = [0, *(chunk.at_ms for chunk in chunks)]
+        return b"".join([*marks, *(_varint(b - a) + _TO_EVENT_END for a, b in itertools.pairwise(times))])
+    ends = iter(found)
     at_ms = begin = event_end = 0
     for chunk in chunks:
         end = begin + len(chunk.data)

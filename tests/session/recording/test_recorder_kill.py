@@ -80,7 +80,7 @@ def server() -> Iterator[LoopbackServer]:
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(range(SEEN_BY_A_WHOLE_PROGRAM)), pytest.param(range(90), marks=pytest.mark.slow)]
+    "rounds", [pytest.param(range(SEEN_BY_A_WHOLE_PROGRAM)), pytest.param(range(45), marks=pytest.mark.slow)]
 )
 def test_every_block_that_a_killed_program_had_seen_is_in_the_log(
     programs: Programs, server: LoopbackServer, tmp_path: Path, rounds: range

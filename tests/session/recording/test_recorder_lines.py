@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eventstore import Event
 from session.events import RequestSent
 from session.recording import Recorder
+from session.recording._lines import _first_difference
 from session.recording.digests import message_digest, prompt_digest
 from session.storage._now import run_now
 from session.testing import Cut, Failure, Reply, ScriptedApi, StreamError, calls, says
@@ -117,8 +118,19 @@ def test_each_request_can_be_read_back_from_where_it_was_recorded(
 
 @pytest.mark.slow
 @given(CHOICES, st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=4), st.integers(0, 99))
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_each_request_can_be_read_back_after_many_more_moves(
     choices: list[tuple[str, int]], answers: list[Any], seed: int
 ) -> None:
     check(choices * 2, answers, seed)
+
+
+PACKED = st.lists(st.sampled_from([b"a", b"b"]), max_size=9)
+
+
+@given(PACKED, PACKED, st.integers(0, 9))
+def test_the_first_difference_of_two_histories_is_where_they_part(a: list[bytes], b: list[bytes], start: int) -> None:
+    end = min(len(a), len(b))
+    start = min(start, end)
+    parted = next((place for place in range(start, end) if a[place] != b[place]), end)
+    assert _first_difference(a, b, start, end) == parted

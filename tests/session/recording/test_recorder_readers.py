@@ -1,0 +1,258 @@
+"""However a program reads its responses, or fails to, each call has its end in the log and the next one its place."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from session.errors import RecordingFailedError
+from session.events import ResponseInterrupted, ResponseReceived
+from session.recording import Recorder
+from session.storage import BlockingEventSessionStorage, EventSessionStorage
+from session.testing import Reply, ScriptedApi
+from tests.session.recording.kit import ASK, events_of, in_memory, state_of, user
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anthropic import Anthropic, AsyncAnthropic
+
+    from session.events import AnyEvent
+
+LONG = Reply(content="Some text. " * 30)
+GO: Any = {"messages": [user("Go")], **ASK}
+
+
+def ends(events: list[AnyEvent]) -> list[str]:
+    """What became of each call."""
+    return [
+        "answer" if isinstance(event, ResponseReceived) else event.reason
+        for event in events
+        if isinstance(event, ResponseReceived | ResponseInterrupted)
+    ]
+
+
+# --- ways to read -----------------------------------------------------------------------------------------------------
+
+
+def _raw(client: Anthropic) -> Any:
+    return client.messages.with_raw_response.create(**GO).parse()
+
+
+def _raw_stream(client: Anthropic) -> Any:
+    return list(client.messages.with_raw_response.create(stream=True, **GO).parse())
+
+
+def _lines(client: Anthropic) -> Any:
+    with client.messages.with_streaming_response.create(stream=True, **GO) as response:
+        return list(response.iter_lines())
+
+
+def _read_at_once(client: Anthropic) -> Any:
+    with client.messages.with_streaming_response.create(**GO) as response:
+        return response.read()
+
+
+def _not_read(client: Anthropic) -> Any:
+    with client.messages.with_streaming_response.create(**GO) as response:
+        return response.status_code
+
+
+def _final_text(client: Anthropic) -> Any:
+    with client.with_options(max_retries=0).beta.messages.stream(**GO) as stream:
+        return stream.get_final_text()
+
+
+@pytest.mark.parametrize("read", [_raw, _raw_stream, _lines, _read_at_once, _not_read, _final_text])
+def test_every_way_to_read_an_answer_records_it(read: Callable[[Anthropic], Any]) -> None:
+    expected = read(ScriptedApi([LONG]).client())
+    storage = in_memory()
+    recorder = Recorder(storage)
+    assert read(ScriptedApi([LONG]).client(middleware=[recorder])) == expected
+    assert ends(events_of(storage, recorder.sessions[0])) == ["answer"]
+
+
+# --- ways to stop reading ---------------------------------------------------------------------------------------------
+
+
+def _closed_unread(client: Anthropic) -> None:
+    client.messages.create(stream=True, **GO).close()
+
+
+def _closed_in_between(client: Anthropic) -> None:
+    with client.messages.create(stream=True, **GO) as stream:
+        next(iter(stream))
+
+
+def _an_error_of_the_program(client: Anthropic) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _fail_at_first(client)
+
+
+def _fail_at_first(client: Anthropic) -> None:
+    with client.messages.create(stream=True, **GO) as stream:
+        for number, _ in enumerate(stream):
+            print(1 // number)
+
+
+def _text_left(client: Anthropic) -> None:
+    with client.messages.stream(**GO) as stream:
+        next(iter(stream.text_stream))
+
+
+def _left_to_the_collector(client: Anthropic) -> None:
+    next(iter(client.messages.create(stream=True, **GO)))
+    gc.collect()
+
+
+def _never_read(client: Anthropic) -> None:
+    client.messages.create(stream=True, **GO)
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [_closed_unread, _closed_in_between, _an_error_of_the_program, _text_left, _left_to_the_collector, _never_read],
+)
+def test_a_stream_that_is_left_in_any_way_is_over_when_the_next_call_begins(
+    leave: Callable[[Anthropic], None],
+) -> None:
+    storage = in_memory()
+    recorder = Recorder(storage)
+    client = ScriptedApi([LONG, "Again."]).client(middleware=[recorder])
+    leave(client)
+    client.messages.create(**GO)
+    (session_id,) = recorder.sessions
+    assert ends(events_of(storage, session_id)) == ["cancelled", "answer"]
+    assert len(state_of(storage, session_id).messages) == 2
+
+
+def test_an_asynchronous_stream_that_nobody_reads_is_over_when_the_recorder_is_closed(tmp_path: Path) -> None:
+    async def main(client: AsyncAnthropic) -> None:
+        async with client:
+            await client.messages.create(stream=True, **GO)
+            gc.collect()
+
+    with BlockingEventSessionStorage(tmp_path / "log") as storage:
+        with Recorder(storage) as recorder:
+            asyncio.run(main(ScriptedApi([LONG]).async_client(middleware=[recorder])))
+        assert ends([stored.event for stored in storage.events(recorder.sessions[0])]) == ["cancelled"]
+
+
+# --- a `redact` that fails --------------------------------------------------------------------------------------------
+
+
+def _fails_on(word: str) -> Callable[[str], str]:
+    def redact(text: str) -> str:
+        if word in text:
+            raise ZeroDivisionError(text)
+        return text
+
+    return redact
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_redacted_is_neither_stored_nor_lost_by_a_program_that_goes_on(stream: bool) -> None:
+    for word, sent in (("Go", False), ("Some text", True)):
+        storage = in_memory()
+        recorder = Recorder(storage, redact=_fails_on(word), on_failure="go_on")
+        answer: Any = ScriptedApi([LONG]).client(middleware=[recorder]).messages.create(stream=stream, **GO)
+        whole: Any = ScriptedApi([LONG]).client().messages.create(stream=stream, **GO)
+        assert (list(answer) if stream else answer) == (list(whole) if stream else whole)
+        assert [failure.sent for failure in recorder.failures] == [sent]
+        for session_id in recorder.sessions:
+            events = events_of(storage, session_id)
+            assert ends(events) == ["cancelled"]
+            assert word not in repr(events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_redacted_is_an_error_and_the_session_goes_on(stream: bool) -> None:
+    storage = in_memory()
+    recorder = Recorder(storage, redact=_fails_on("Some text"))
+    client = ScriptedApi([LONG, "Again."]).client(middleware=[recorder])
+    with pytest.raises(RecordingFailedError) as raised:
+        list(client.messages.create(stream=stream, **GO))
+    assert raised.value.sent
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    client.messages.create(**GO)
+    (session_id,) = recorder.sessions
+    assert ends(events_of(storage, session_id)) == ["cancelled", "answer"]
+
+
+def test_a_request_that_cannot_be_redacted_is_not_sent() -> None:
+    api = ScriptedApi(["Never."])
+    recorder = Recorder(in_memory(), redact=_fails_on("Go"))
+    with pytest.raises(RecordingFailedError, match="nothing was sent"):
+        api.client(middleware=[recorder]).messages.create(**GO)
+    assert (api.calls, recorder.sessions) == ([], [])
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def _answers(recorder: Recorder, storage: Any) -> int:
+    return sum(ends([each.event for each in storage.events(name)]).count("answer") for name in recorder.sessions)
+
+
+def test_threads_with_one_recorder_each_have_their_own_session(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def converse(client: Anthropic, number: int) -> None:
+        history: list[Any] = []
+        try:
+            for ask in range(4):
+                history.append(user(f"{number}.{ask}"))
+                answer = client.messages.create(messages=history, **ASK)
+                history.append({"role": "assistant", "content": answer.content})
+        except BaseException as error:  # noqa: BLE001 - shown below
+            errors.append(error)
+
+    with BlockingEventSessionStorage(tmp_path / "log", durability="os") as storage:
+        recorder = Recorder(storage)
+        client = ScriptedApi(lambda _body, number: f"Answer {number}").client(middleware=[recorder])
+        threads = [threading.Thread(target=converse, args=(client, number)) for number in range(8)]
+        _run(threads)
+        assert errors == []
+        assert (len(recorder.sessions), _answers(recorder, storage)) == (8, 32)
+
+
+def test_one_recorder_serves_two_event_loops_at_once(tmp_path: Path) -> None:
+    async def ask(client: AsyncAnthropic) -> None:
+        async with client:
+            await asyncio.gather(*(client.messages.create(messages=[user(f"{n % 3}")], **ASK) for n in range(12)))
+
+    def loop() -> None:
+        asyncio.run(ask(ScriptedApi(lambda _body, number: f"Answer {number}").async_client(middleware=[recorder])))
+
+    storage = EventSessionStorage(tmp_path / "log", durability="os")
+    recorder = Recorder(storage)
+    _run([threading.Thread(target=loop) for _ in range(2)])
+    asyncio.run(storage.aclose())
+    with BlockingEventSessionStorage(tmp_path / "log") as reopened:
+        assert (len(recorder.sessions), _answers(recorder, reopened)) == (24, 24)
+
+
+def _run(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_two_recorders_of_one_name_do_not_write_into_each_others_sessions(tmp_path: Path) -> None:
+    with BlockingEventSessionStorage(tmp_path / "log", durability="os") as storage:
+        recorders = [Recorder(storage, session="agent") for _ in range(2)]
+        clients = [ScriptedApi(["One.", "Two."]).client(middleware=[recorder]) for recorder in recorders]
+        for ask in ("first", "second"):
+            for number, client in enumerate(clients):
+                client.messages.create(messages=[user(f"{number} {ask}")], **ASK)
+        first, second = (recorder.sessions for recorder in recorders)
+        assert (len(first), len(second), set(first) & set(second)) == (2, 2, set())
+        assert all(len(storage.load(name).messages) == 2 for name in [*first, *second])  # type: ignore[union-attr]
