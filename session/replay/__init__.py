@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from session.replay._replayer import Replayer
+from typing import TYPE_CHECKING
+
 from session.replay.errors import (
     Divergence,
     NothingToReplayError,
@@ -15,6 +16,9 @@ from session.replay.errors import (
     ReplayOverError,
     ResponseNotRecordedError,
 )
+
+if TYPE_CHECKING:
+    from session.replay._replayer import Replayer
 
 __all__ = [
     "Divergence",
@@ -25,3 +29,11 @@ __all__ = [
     "Replayer",
     "ResponseNotRecordedError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name != "Replayer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from session.replay._replayer import Replayer  # noqa: PLC0415 - who only reads recordings needs no SDK
+
+    return globals().setdefault(name, Replayer)

@@ -85,13 +85,27 @@ def _interrupted(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) 
         return Answer(0, {}, (Chunk(end.duration_ms, b""),), lost)
     if end.status >= _FAILED:
         return Answer(end.status, _headers(end.headers, _JSON), (Chunk(end.duration_ms, end.error),))
+    return _partial(exchange, end, stream=stream)
+
+
+def _partial(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) -> Answer:
+    """A response that began well and was not complete."""
+    streamed = exchange.request.stream
+    if end.reason == "cancelled" and not streamed:
+        raise _missing(exchange, "the program cancelled the call before an answer came")
+    if stream != streamed:
+        asked = "as a stream" if streamed else "as a whole"
+        raise _missing(exchange, f"it did not come to its end, and can only be asked for {asked}, as it was")
     chunks = _kept(exchange, end)
     if chunks is None:
-        chunks = _spread([*_begun(exchange, end)], end.duration_ms) if exchange.request.stream else []
-    if end.reason == "cancelled" and not chunks:
-        raise _missing(exchange, "the program cancelled the call before an answer came")
-    headers = _headers(end.headers, _STREAM if stream else "text/plain")
+        chunks = _spread([*_begun(exchange, end)], end.duration_ms) if streamed else []
+    headers = _headers(end.headers, _STREAM if stream else _kind_of(b"".join(chunk.data for chunk in chunks)))
     return Answer(end.status, headers, tuple(chunks), _named(end.error), left=end.reason == "cancelled")
+
+
+def _kind_of(body: bytes) -> str:
+    """The content type that a body most likely had, which is not kept: the API's, or that of a proxy's page."""
+    return _JSON if body.lstrip()[:1] in {b"{", b"["} else "text/plain"
 
 
 def _kept(exchange: Exchange, end: ResponseReceived | ResponseInterrupted) -> list[Chunk] | None:

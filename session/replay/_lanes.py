@@ -98,49 +98,62 @@ class Lane:
 
 
 async def read_lanes(storage: EventSessionStorage, session_id: str, after: int = 0) -> list[Lane]:
-    """The lanes of the run of *session_id*; its own attempts only from those behind version *after* on.
+    """The lanes of the run of *session_id*: its own attempts behind version *after*, and those of the run's other
+    sessions that were not over by then. Sessions that were over when *session_id* went on need not be replayed.
 
     Raises `SessionNotFoundError`, `SessionDeletedError`, `EventDataError` and `NothingToReplayError`.
     """
     await storage.version_at(session_id, 0)
     ids = await storage.list()
     run = run_of(ids, session_id)
-    lanes = [await _read(storage, each, run, after if each == session_id else 0) for each in run]
-    lanes += [
-        await _read(storage, each, others, 0, required=False) async for each, others in _before(storage, run, ids)
+    since, until = await _times(storage, session_id, after)
+    lanes = [
+        await _read(storage, each, run, after) if each == session_id else await _read(storage, each, run, since=since)
+        for each in run
     ]
+    for lane in lanes:
+        over = until > 0 and all(each.ended and each.ended_at <= until for each in lane.exchanges)
+        lane.required = lane.session_id == session_id or not over
+    lanes += [await _read(storage, each, others, required=False) async for each, others in _before(storage, run, ids)]
     if not any(lane.exchanges for lane in lanes if lane.required):
-        raise NothingToReplayError(session_id)
+        raise NothingToReplayError(session_id, *([f"no request is behind version {after}"] if after else []))
     return lanes
 
 
 async def _before(storage: EventSessionStorage, run: list[str], ids: list[str]) -> Any:  # noqa: ANN401 - a generator
-    """The other sessions of the run that the first one of *run* was forked from, if it was, and so on."""
-    seen, waiting = set(run), run[:1]
-    while waiting:
-        parent = (await _fork_of(storage, waiting.pop()))[0]
-        if parent is None or parent in seen:
-            continue
-        others = run_of(ids, parent)
-        for each in others:
-            if each not in seen and each != parent:
-                yield each, others
-        seen.update((*others, parent))
-        waiting.append(parent)
+    """The other sessions of the run that the first one of *run* was forked from, if it was, and so on.
+
+    What it was forked from may have been deleted: its own events tell.
+    """
+    seen = set(run)
+    lineage = [stored.event async for stored in storage.events(run[0])]
+    for parent in [event.parent_id for event in reversed(lineage) if isinstance(event, SessionForked)]:
+        if parent not in seen:
+            others = run_of(ids, parent)
+            for each in others:
+                if each not in seen and each != parent:
+                    yield each, others
+            seen.update((*others, parent))
 
 
-async def _fork_of(storage: EventSessionStorage, session_id: str) -> tuple[str | None, int]:
-    """What it was forked from, and at which version."""
-    newest: tuple[str | None, int] = (None, 0)
-    async for stored in storage.events(session_id):
-        if isinstance(stored.event, SessionForked) and stored.event.session_id == session_id:
-            newest = stored.event.parent_id, stored.event.at
-    return newest
+async def _times(storage: EventSessionStorage, session_id: str, after: int) -> tuple[int, int]:
+    """When the event at version *after* was recorded, and the one behind it; 0 where there is none."""
+    if not after:
+        return 0, 0
+    times = [stored.recorded_at async for stored in storage.events(session_id, after=after - 1, upto=after + 1)]
+    return times[0], times[-1]
 
 
 async def _read(
-    storage: EventSessionStorage, session_id: str, run: Iterable[str], after: int, *, required: bool = True
+    storage: EventSessionStorage,
+    session_id: str,
+    run: Iterable[str],
+    after: int = 0,
+    *,
+    since: int = 0,
+    required: bool = True,
 ) -> Lane:
+    """A lane: what is behind version *after* of the session, and was not over at the time *since*."""
     lane = Lane(session_id, required=required, start=after)
     reading = _Reading(lane)
     async for stored in storage.events(session_id):
@@ -150,7 +163,11 @@ async def _read(
         reading.add(stored)
     lane.exchanges = [
         msgspec.structs.replace(exchange, session_id=session_id, number=number)
-        for number, exchange in enumerate(each for each in reading.exchanges() if each.version > lane.start)
+        for number, exchange in enumerate(
+            each
+            for each in reading.exchanges()
+            if each.version > lane.start and not (since and each.ended and each.ended_at <= since)
+        )
     ]
     return lane
 

@@ -67,10 +67,12 @@ class Replayer(Middleware):
     recorded in a fork of the session at that point. `live` is the recorder, `divergence` says what differed.
 
     *after* (a version, "turn:3", ...): only what *session_id* has behind it is replayed, for a program that goes on
-    with a conversation. *redact*: the function that the recorder had.
+    with a conversation; of the run's other sessions, what was not over by then. *redact*: the function that
+    the recorder had.
 
     *storage* is a path, an `EventSessionStorage` or a `BlockingEventSessionStorage`. Thread-safe. Calls of anything but
-    the Messages API are refused. A tool that is not wrapped by `tool` is the program's own, and runs.
+    the Messages API are refused ("live": sent, not recorded, and logged). A tool that is not wrapped by `tool` is the
+    program's own, and runs.
     """
 
     def __init__(
@@ -127,9 +129,11 @@ class Replayer(Middleware):
     def close(self) -> None:
         """End the replay; calls that come later raise `ReplayOverError`."""
         self._over = True
-        if self.live is not None:
-            self.live.close()
-        self._store.close()
+        try:
+            if self.live is not None:
+                self.live.close()
+        finally:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,7 +170,8 @@ class Replayer(Middleware):
 
         What is known is the content of its tool_result: a function that returned anything but text or blocks needs
         *decode* (such as `json.loads`). A recorded error is raised as the SDK's `ToolError`. *name*: what the model
-        calls it, if not by the function's name. Once a replay has gone live, tools run.
+        calls it, if not by the function's name. Once a replay has gone live, tools run; if it may go live, so does one
+        that was not called like this.
         """
         return tool if run else wrapped(tool, self._outcome, decode, name)
 
@@ -179,7 +184,7 @@ class Replayer(Middleware):
             block = self._outcomes.take(name, inputs)
             if block is None:
                 arguments = inputs[0].decode("utf-8", "backslashreplace")
-                raise self._diverged(_reporting.of_tool(self._script, name, arguments))
+                self._differs(_reporting.of_tool(self._script, name, arguments))
             return block
 
     # --- the middleware -----------------------------------------------------------------------------------------------
@@ -267,8 +272,10 @@ class Replayer(Middleware):
         return found, answer
 
     def _other_endpoint(self, request: APIRequest) -> None:
+        divergence = _reporting.of_endpoint(self._script, request.method, request.url)
         if not self._goes_live:
-            raise self._diverged(_reporting.of_endpoint(self._script, request.method, request.url))
+            raise self._diverged(divergence)
+        _log.warning("sent live, and not recorded: %s", divergence.notes[0])
 
     def _differs(self, divergence: Divergence) -> None:
         error = self._diverged(divergence)

@@ -116,15 +116,25 @@ class Script:
             self._waiting.setdefault(following.digest, {})[name] = None
 
     def _overtake(self, served: Exchange) -> None:
-        """Other lanes whose next attempt was over, when it was recorded, before *served* began."""
+        """Other lanes whose next call was over, when it was recorded, before that of *served* began."""
+        if served.request.attempt > 1:  # that the SDK tries again is no act of the program
+            return
         earlier = True  # it stands before the lane of what was served: of two in one millisecond it was first
         for name, lane in self.lanes.items():
             earlier = earlier and name != served.session_id
             waiting = self.next_of(name)
-            if waiting is None or name == served.session_id or not lane.required or not waiting.ended:
+            if waiting is None or name == served.session_id or not lane.required:
                 continue
-            if waiting.ended_at < served.sent_at + earlier:
+            last = self._last_attempt(waiting)
+            if last.ended and last.ended_at < served.sent_at + earlier:
                 self._overtaken.setdefault(name, served)
+
+    def _last_attempt(self, first: Exchange) -> Exchange:
+        """That of the call whose next attempt is *first*."""
+        exchanges, place = self.lanes[first.session_id].exchanges, first.number
+        while place + 1 < len(exchanges) and exchanges[place + 1].request.request_id == first.request.request_id:
+            place += 1
+        return exchanges[place]
 
     def _missed(self, digest: bytes) -> Missed:
         same = self._by_digest.get(digest, [])

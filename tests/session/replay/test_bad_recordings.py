@@ -150,6 +150,43 @@ def test_a_stream_that_the_program_left_ends_there() -> None:
         replay(further, storage, root)
 
 
+def test_a_stream_that_was_left_before_its_first_event_is_left_again() -> None:
+    def looks_away(client: anthropic.Anthropic) -> str:
+        with client.messages.stream(messages=[user("Go")], **ASK):
+            pass
+        return str(client.messages.create(messages=[user("Well?")], **ASK).to_json())
+
+    storage, root, recorded = record(looks_away, ["One.", "Two."])
+    assert replay(looks_away, storage, root) == recorded
+    with pytest.raises(ResponseNotRecordedError, match="left this stream here"):
+        replay(streamed, storage, root)
+
+
+def test_a_stream_that_was_left_is_no_answer_to_one_who_asks_for_a_whole_response() -> None:
+    storage, root, _ = record(left, [Reply(content=[says("One."), says("Two.")])])
+    with pytest.raises(ResponseNotRecordedError, match="only be asked for as a stream"):
+        replay(plain, storage, root)
+
+
+def test_a_fork_is_replayed_when_what_it_was_forked_from_is_deleted() -> None:
+    storage, root, recorded = record(plain, ["Well."])
+    fork = run_now(storage.fork(root))
+    run_now(storage.delete(root))
+    assert replay(plain, storage, fork) == recorded
+    with pytest.raises(session.SessionDeletedError):
+        Replayer(storage, root)
+
+
+def test_calls_that_go_live_without_being_recorded_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    storage, root, recorded = record(plain, ["Well."])
+    api = ScriptedApi([])
+    with Replayer(storage, root, on_divergence="live") as replayer, api.client(middleware=[replayer]) as client:
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.count_tokens(model="claude-sonnet-5-5", messages=[user("How long?")])
+        assert plain(client) == recorded
+    assert "sent live, and not recorded: POST /v1/messages/count_tokens" in caplog.text
+
+
 def test_a_call_that_was_cancelled_before_its_answer_does_not_hang() -> None:
     storage = in_memory()
     recorder = Recorder(storage)
@@ -210,6 +247,8 @@ def test_what_is_no_recording_is_refused_at_once(tmp_path: Path) -> None:
         Replayer(session.MemorySessionStorage(), root)  # type: ignore[arg-type]
     with pytest.raises(session.PlaceNotFoundError):
         Replayer(storage, root, after=999)
+    with pytest.raises(NothingToReplayError, match="behind version"):
+        Replayer(storage, root, after=-1)
 
 
 def test_a_redacted_recording_is_replayed_with_the_same_redaction() -> None:

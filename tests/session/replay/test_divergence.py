@@ -6,13 +6,14 @@ import copy
 import json
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 import session
 from session.replay import ReplayDivergedError, Replayer
-from session.testing import Reply, ScriptedApi, calls, says
+from session.testing import Failure, Reply, ScriptedApi, calls, says
 from tests.session.recording.kit import ASK, state_of, types_of, user
 from tests.session.replay.kit import diverges, record, replay
 
@@ -215,6 +216,33 @@ def test_parallel_calls_may_come_in_any_order(recording: Any) -> None:
 
     storage, root, recorded = record(program, script)
     assert replay(lambda client: program(client, "ba"), storage, root) == recorded
+
+
+def test_a_call_that_waited_for_its_retry_was_not_overtaken() -> None:
+    failed, answered = threading.Event(), threading.Event()
+
+    def program(client: Anthropic, *, side_by_side: bool = True) -> list[str]:
+        def ask(name: str) -> str:
+            if name == "second" and side_by_side:
+                failed.wait(20)
+            text: str = client.messages.create(messages=[user(name)], **ASK).to_json()
+            if name == "second":
+                answered.set()
+            return text
+
+        with ThreadPoolExecutor(2 if side_by_side else 1) as pool:
+            return list(pool.map(ask, ("first", "second")))
+
+    def script(body: Any, _number: int) -> Any:
+        if body["messages"][0]["content"] == "first":
+            if not failed.is_set():
+                failed.set()
+                return Failure(status=429)
+            answered.wait(20)
+        return "Well."
+
+    storage, root, recorded = record(program, script)
+    assert replay(lambda client: program(client, side_by_side=False), storage, root) == recorded
 
 
 def test_a_divergence_that_the_program_swallows_is_raised_in_the_end_and_stays(recording: Any) -> None:

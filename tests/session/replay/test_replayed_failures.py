@@ -35,6 +35,8 @@ FAILURES: dict[str, Any] = {
     "an error event": [Reply(content=BLOCKS, error=StreamError(after_events=6))],
     "an error event at the end": [Reply(content=BLOCKS, error=StreamError())],
     "cut in good order": [Reply(content=BLOCKS, cut=Cut(after_events=7))],
+    "cut in good order in the middle of an event": [Reply(content=BLOCKS, cut=Cut(after_bytes=400))],
+    "a page of a proxy": [Exact(body=b"<html>", content_type="text/html")],
     "closed": [Reply(content=BLOCKS, cut=Cut(after_events=7, how="close"))],
     "reset": [Reply(content=BLOCKS, cut=Cut(after_events=9, how="reset"))],
     "nothing at all": [Exact(body=b"")],
@@ -45,7 +47,7 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
     """A value, or the error's kind and text and what a program can read in it."""
     try:
         return "value", call()
-    except (anthropic.APIError, httpx2.HTTPError, UnicodeDecodeError) as error:
+    except (anthropic.APIError, httpx2.HTTPError, ValueError) as error:
         return type(error).__name__, getattr(error, "body", None)
 
 

@@ -126,6 +126,20 @@ def test_tools_run_again_once_a_replay_is_live(recording: Any) -> None:
     assert world.looks == 5
 
 
+def test_a_tool_that_was_not_called_so_runs_where_a_replay_may_go_live(recording: Any) -> None:
+    storage, root, recorded, world, weather = recording
+    with (
+        Replayer(storage, root, on_divergence="live") as replay,
+        anthropic.Anthropic(api_key="none", middleware=[replay]) as client,
+    ):
+        tool = replay.tool(weather, decode=json.loads)
+        assert tool(city="Paris")["degrees"] == world.degrees
+        assert replay.divergence is not None
+        assert agent(client, tool) == recorded
+        assert replay.live is None
+    assert world.looks == 5
+
+
 @beta_tool
 def add(a: int, b: int) -> str:
     """Add two numbers."""
@@ -234,6 +248,36 @@ def test_only_what_comes_behind_a_place_is_replayed_if_that_is_asked_for() -> No
         anthropic.Anthropic(api_key="none", middleware=[replay]) as client,
     ):
         assert "Two." in second(client)
+
+
+def test_what_other_sessions_of_the_run_did_before_that_place_is_not_asked_for() -> None:
+    storage, api = in_memory(), ScriptedApi(lambda _body, number: f"answer {number}")
+    talk: list[Any] = []
+    critic: list[Any] = []
+
+    def ask(client: Anthropic, history: list[Any], text: str) -> str:
+        history.append(user(text))
+        answer = client.messages.create(messages=history, **ASK)
+        history.append({"role": "assistant", "content": answer.content})
+        return str(answer.to_json())
+
+    def turn(client: Anthropic, number: int) -> list[str]:
+        return [
+            ask(client, critic, f"Criticise {number}"),
+            ask(client, talk, f"Ask {number}"),
+            ask(client, [], f"A title for {number}"),
+        ]
+
+    with Recorder(storage, session="critic") as recorder, api.client(middleware=[recorder]) as client:
+        turn(client, 1)
+        before = list(talk), list(critic)
+        recorded = turn(client, 2)
+    talk[:], critic[:] = before
+    with (
+        Replayer(storage, "critic.2", after="turn:1") as replay,
+        anthropic.Anthropic(api_key="none", middleware=[replay]) as client,
+    ):
+        assert turn(client, 2) == recorded
 
 
 def test_a_changed_result_is_found_in_a_message_thread_too() -> None:
