@@ -200,9 +200,14 @@ class ReusesNames(MemoryEventLog):
     """P6: a deleted name can be created anew."""
 
     async def append(self, stream: str, events: Sequence[NewEvent], **options: Any) -> Commit:
-        if stream in self._streams and not self._is_living(stream):
-            del self._streams[stream]
-        return await super().append(stream, events, **options)
+        if stream not in self._streams or self._is_living(stream):
+            return await super().append(stream, events, **options)
+        deleted = self._streams.pop(stream)
+        try:
+            return await super().append(stream, events, **options)
+        except EventStoreError:
+            self._streams[stream] = deleted  # whose forks still reach it
+            raise
 
 
 class ReplacesTombstones(MemoryEventLog):

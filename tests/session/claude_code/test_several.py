@@ -12,7 +12,7 @@ from session.transfer import Imported, Report, Skipped
 from session.transfer.source import Source
 from tests.session.claude_code.project import Conversation, text
 from tests.session.claude_code.test_import import _stop_after, imported, known, said, states
-from tests.session.claude_code.test_kill import PROGRAM, long_with_rewinds
+from tests.session.claude_code.test_import_kill import PROGRAM, long_with_rewinds
 
 if TYPE_CHECKING:
     from pathlib import Path
