@@ -25,6 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from session import jsontext
+from session.events import UsageRecorded
+from session.messages import escaped
 from session.usage import PICODOLLARS_PER_DOLLAR, Share, Shares, shares
 
 if TYPE_CHECKING:
@@ -195,6 +198,38 @@ def price_to_record(*values: Any, **options: Any) -> Cost | None:  # noqa: ANN40
     """As `price`; None too where no event could hold the cost, so that a count out of this world loses no response."""
     cost = price(*values, **options)
     return cost if cost is not None and cost.picodollars <= _MOST_PICODOLLARS else None
+
+
+def usage_recorded(
+    usage: bytes,
+    model: str,
+    at: Time | None,
+    *,
+    table: PriceTable | None = None,
+    request_id: str = "",
+    stop_details: bytes = b"",
+) -> UsageRecorded:
+    """The event that says what a response used, the exact text *usage*, and what that cost by *table*.
+
+    *at* is when the response was given; None, unknown: it is unpriced. *stop_details* is the text of that member of the
+    response, b"" if it has none.
+    """
+    raw = _object(usage)
+    details = _object(stop_details) or None
+    cost = None if at is None else price_to_record(raw, model, None, at, table=table, stop_details=details)
+    return UsageRecorded(
+        usage,
+        escaped(model),
+        tier=escaped(str(raw.get("service_tier") or "")),
+        cost_picodollars=cost.picodollars if cost else None,
+        prices=cost.table_version if cost else "",
+        request_id=request_id,
+    )
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    value = jsontext.parse_or_show(text) if text else None
+    return value if isinstance(value, dict) else {}
 
 
 def reprice(recorded: Iterable[RecordedUsage], table: PriceTable) -> Iterator[Cost | None]:

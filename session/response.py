@@ -82,6 +82,11 @@ class Completed(msgspec.Struct, frozen=True):
     usage: bytes = b""
     rest: bytes = b""
 
+    @property
+    def stop_details(self) -> bytes:
+        """The exact JSON of that member of the rest; b"" if there is none."""
+        return jsontext.members(self.rest).get("stop_details", b"") if self.rest else b""
+
 
 class PlainResponse(msgspec.Struct, frozen=True):
     """A response that came whole: *content* is the exact span of its content array."""
@@ -133,7 +138,7 @@ class Assembly:
 
     def completed(self) -> Completed:
         """The facts, as far as they came. Usage is cumulative: later counts replace earlier ones, null does not."""
-        usage = b"" if self._usage is None else _object(self._usage)
+        usage = b"" if self._usage is None else jsontext.joined_members(self._usage)
         found = _completed(self._message, usage)
         return msgspec.structs.replace(found, model=self._model or found.model)
 
@@ -247,7 +252,7 @@ class _GrowingBlock:
             members[name] = b"[" + b",".join([*items, *values]) + b"]"
         if calls:
             members["input"] = _object_or_text(members.get("input", _EMPTY_OBJECT))
-        return _facts_of(index, _object(members), members)
+        return _facts_of(index, jsontext.joined_members(members), members)
 
 
 def _input(texts: Iterable[bytes], start: bytes) -> bytes:
@@ -322,7 +327,7 @@ def _completed(message: Members, usage: bytes) -> Completed:
         model=_string(message, "model"),
         stop_reason=jsontext.string(message.get("stop_reason", b"")),
         usage=b"" if usage == _NULL else usage,
-        rest=_object(rest) if rest else b"",
+        rest=jsontext.joined_members(rest) if rest else b"",
     )
 
 
@@ -353,7 +358,3 @@ def _string(members: Mapping[str, bytes], name: str) -> str:
 
 def _members_or_none(raw: bytes) -> Members | None:
     return jsontext.members(raw) if raw[:1] == b"{" else None
-
-
-def _object(members: Mapping[str, bytes]) -> bytes:
-    return b"{" + b",".join(jsontext.encode(name) + b":" + value for name, value in members.items()) + b"}"

@@ -80,6 +80,13 @@ class Usage(msgspec.Struct, frozen=True):
         return tally.usage()
 
     @classmethod
+    def from_text(cls, raw: bytes, cost_picodollars: int | None = None) -> Usage:
+        """As `from_raw`, from the text of the object; any other text counts nothing."""
+        tally = Tally()
+        tally.add_text(raw, cost_picodollars)
+        return tally.usage()
+
+    @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> Usage:
         """Inverse of `to_dict`; reads the usage of the seed's session files.
 

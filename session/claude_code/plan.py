@@ -38,7 +38,7 @@ from session.events import (
     UsageRecorded,
 )
 from session.messages import Message, assistant_message, joined
-from session.pricing import price_to_record
+from session.pricing import usage_recorded
 from session.saving import plan_usage
 from session.usage import Usage
 
@@ -92,7 +92,7 @@ class _Billed(NamedTuple):
     cost_picodollars: int | None
 
     def counted(self) -> Usage:
-        return Usage.from_raw(_object(self.usage), self.cost_picodollars)
+        return Usage.from_text(self.usage, self.cost_picodollars)
 
 
 class _Branch(msgspec.Struct):
@@ -419,17 +419,8 @@ class Plan:
             self._emit(number, one)
 
     def _usage_event(self, line: Line, said: Said) -> UsageRecorded:
-        raw = _object(said.usage)
-        at = dt.datetime.fromtimestamp(line.said_at / 1_000, dt.UTC)
-        cost = price_to_record(raw, said.model, None, at, table=self._prices) if line.said_at else None
-        return UsageRecorded(
-            said.usage,
-            said.model,
-            tier=str(raw.get("service_tier") or ""),
-            cost_picodollars=cost.picodollars if cost else None,
-            prices=cost.table_version if cost else "",
-            request_id=line.request_id,
-        )
+        at = dt.datetime.fromtimestamp(line.said_at / 1_000, dt.UTC) if line.said_at else None
+        return usage_recorded(said.usage, said.model, at, table=self._prices, request_id=line.request_id)
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
@@ -496,8 +487,3 @@ def _text(block: bytes, key: str) -> str:
         return jsontext.string(jsontext.members(block).get(key, b"")) or ""
     except UnreadableJsonError:
         return ""
-
-
-def _object(raw: bytes) -> dict[str, object]:
-    value = jsontext.parse_or_show(raw)
-    return value if isinstance(value, dict) and not isinstance(value, jsontext.Unreadable) else {}

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from session import jsontext
 from session.errors import MessageSetAsideError, ResponseCutError
@@ -25,13 +25,12 @@ from session.events import (
     RequestSent,
     ResponseInterrupted,
     ResponseReceived,
-    UsageRecorded,
 )
 from session.live import _tail
 from session.live._keeping import Keeping
 from session.live.received import MessageReceived, Retried, Text, Thinking, ToolUse
 from session.messages import joined
-from session.pricing import price_to_record
+from session.pricing import usage_recorded
 from session.request import build_body
 from session.response import Assembly, Delta
 from session.sdk import send_exact
@@ -173,23 +172,18 @@ class Answer:
     def _usage(self, facts: Completed) -> list[SessionEvent]:
         if not facts.usage:
             return []
-        raw = _object(facts.usage) or {}
         model = facts.model or self._context.journal.fold.prompt.model
-        details = _object(jsontext.members(facts.rest).get("stop_details", b"")) if facts.rest else None
         now = time.time_ns() // 1_000_000
-        cost = price_to_record(raw, model, None, now, table=self._context.prices, stop_details=details)
-        picodollars = cost.picodollars if cost else None
-        self.usage = Usage.from_raw(raw, picodollars)
-        return [
-            UsageRecorded(
-                facts.usage,
-                model,
-                tier=str(raw.get("service_tier") or ""),
-                cost_picodollars=picodollars,
-                prices=cost.table_version if cost else "",
-                request_id=self._request_id,
-            )
-        ]
+        event = usage_recorded(
+            facts.usage,
+            model,
+            now,
+            table=self._context.prices,
+            request_id=self._request_id,
+            stop_details=facts.stop_details,
+        )
+        self.usage = Usage.from_text(facts.usage, event.cost_picodollars)
+        return [event]
 
     async def _interrupted(self, error: BaseException) -> None:
         """Close the request in the log, if it is open there."""
@@ -236,8 +230,3 @@ def _text_of(error: bytes) -> str:
     inner = value.get("error") if isinstance(value, dict) else None
     told = inner.get("message") if isinstance(inner, dict) else None
     return told if isinstance(told, str) else error.decode("utf-8", "replace")
-
-
-def _object(raw: bytes) -> dict[str, Any] | None:
-    value = jsontext.parse_or_show(raw) if raw else None
-    return value if isinstance(value, dict) else None

@@ -13,9 +13,9 @@ import msgspec
 
 from session import jsontext
 from session.errors import UnreadableJsonError
-from session.events import BlockReceived, ResponseInterrupted, ResponseReceived, UsageRecorded
+from session.events import BlockReceived, ResponseInterrupted, ResponseReceived
 from session.messages import assistant_message, escaped, joined
-from session.pricing import price_to_record
+from session.pricing import usage_recorded
 from session.recording._asked import redacted_bytes
 from session.recording._server_sent import Splitter
 from session.recording.chunks import Chunk, is_derived, pack, source
@@ -234,22 +234,13 @@ def _usage(facts: Completed, terms: Terms) -> list[SessionEvent]:
     """What the response used, and what that cost."""
     if not facts.usage:
         return []
-    raw = _object(facts.usage)
-    model = facts.model or terms.model
-    details = _object(jsontext.members(facts.rest).get("stop_details", b"")) if facts.rest else {}
-    cost = price_to_record(raw, model, None, terms.now_ms(), table=terms.prices, stop_details=details or None)
     return [
-        UsageRecorded(
+        usage_recorded(
             facts.usage,
-            escaped(model),
-            tier=escaped(str(raw.get("service_tier") or "")),
-            cost_picodollars=cost.picodollars if cost else None,
-            prices=cost.table_version if cost else "",
+            facts.model or terms.model,
+            terms.now_ms(),
+            table=terms.prices,
             request_id=terms.request_id,
+            stop_details=facts.stop_details,
         )
     ]
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    value = jsontext.parse_or_show(raw) if raw else None
-    return value if isinstance(value, dict) else {}
