@@ -154,10 +154,10 @@ def _remove_abandoned(path: Path) -> None:
     for nursery in path.parent.iterdir():
         if not re.fullmatch(rf"\.{re.escape(path.name)}\.new-[0-9a-f]{{16}}", nursery.name):
             continue
-        with contextlib.suppress(LogInUseError, OSError):
-            if (nursery / LOCK_FILE).exists():  # without one, its creator may be about to take it
-                with hold_exclusive(nursery):
-                    remove_directory(nursery)
+        # Without a lock file, its creator may be about to take it. It may have gone since it was listed, too; and what
+        # cannot be removed is in nobody's way.
+        with contextlib.suppress(EventStoreError, OSError), _hold_alone(nursery):
+            remove_directory(nursery)
 
 
 def reserve_lock_file(path: Path) -> None:
@@ -211,12 +211,16 @@ def sync_name(path: Path) -> None:
 
 
 class SharedLock:
-    """A `flock` on `refold.lock`, shared with every other process that has the log open."""
+    """A `flock` on `refold.lock`, shared with every other process that has the log open.
 
-    def __init__(self, path: Path, name: str = LOCK_FILE) -> None:
+    Raises `LogInUseError` if somebody holds it alone; `LogNotFoundError` if there is none and *create* is False.
+    """
+
+    def __init__(self, path: Path, name: str = LOCK_FILE, *, create: bool = True) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+            self._descriptor = os.open(path / name, flags, 0o600)
         except OSError as error:
             raise translate_os_error(path, error) from error
         if not self._take():
@@ -327,9 +331,9 @@ def _try_lock(descriptor: int, mode: int) -> bool:
 
 
 @contextlib.contextmanager
-def hold_exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of *path* alone. Raises `LogInUseError`."""
-    lock = SharedLock(path)
+def _hold_alone(path: Path) -> Iterator[None]:
+    """Hold the lock of *path* alone, if there is one: to make it would keep whoever removes *path* from ending."""
+    lock = SharedLock(path, create=False)
     try:
         with lock.exclusively():
             yield

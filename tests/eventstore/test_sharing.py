@@ -23,7 +23,7 @@ from eventstore import (
     LogInUseError,
     NewEvent,
 )
-from eventstore._files import SharedLock, create_log
+from eventstore._files import SharedLock, create_log, nursery_of
 from eventstore.verify import verify
 from tests.eventstore.other_process import OtherProcess, run
 
@@ -505,6 +505,27 @@ def test_many_that_create_one_log_at_once_share_it(tmp_path: Path) -> None:
         assert len(texts(log, "together")) == 160
         assert all(len(texts(log, f"process {number}")) == 20 for number in range(8))
     assert verify(tmp_path / "log")
+
+
+def test_many_that_begin_at_once_are_not_in_the_way_of_each_others_cleaning(tmp_path: Path) -> None:
+    """Each looks for abandoned directories while those of the others come and go."""
+    failures: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            for _ in range(150):
+                with nursery_of(tmp_path / "log") as nursery:
+                    assert nursery.is_dir()
+        except BaseException as error:  # noqa: BLE001  (any of them is the failure)
+            failures.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def die_while_creating(path: Path) -> int:
