@@ -34,7 +34,7 @@ THINKING = {"type": "enabled", "budget_tokens": 1024}
 
 
 def body_of(*, stream: bool, message: bytes = ODD) -> bytes:
-    prompt = prompt_of(model="claude-opus-4-5", max_tokens=2048, tools=[TOOL], thinking=THINKING)
+    prompt = prompt_of(model="claude-haiku-4-5", max_tokens=2048, tools=[TOOL], thinking=THINKING)
     return build_body(prompt, [message], stream=stream)
 
 
@@ -295,7 +295,7 @@ def test_a_whole_response_is_given_in_its_exact_bytes() -> None:
     plain = read_plain(body)
     assert plain.blocks[2].input == BIG.encode()
     assert plain.completed == Completed(
-        "msg_1", "claude-opus-4-5", "tool_use", plain.completed.usage, plain.completed.rest
+        "msg_1", "claude-haiku-4-5", "tool_use", plain.completed.usage, plain.completed.rest
     )
     assert request_id.startswith("req_")
     assert json.loads(headers) == {"request-id": request_id}
