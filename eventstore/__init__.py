@@ -56,6 +56,7 @@ from eventstore.log import (
     Page,
     Position,
     Record,
+    SinceSnapshot,
     Snapshot,
     export,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "ReadersFullError",
     "Record",
     "RestoreError",
+    "SinceSnapshot",
     "Snapshot",
     "StreamDeletedError",
     "StreamExistsError",

@@ -19,7 +19,6 @@ from eventstore._lineage import (
     first_behind,
     get_event,
     get_facts,
-    get_head,
     get_record,
 )
 from eventstore._listing import BEYOND, newest_streams, rows_of
@@ -35,6 +34,7 @@ from eventstore.log import (
     Head,
     Position,
     Record,
+    SinceSnapshot,
     Snapshot,
 )
 
@@ -407,25 +407,50 @@ class Reader:
 
     # ---------------------------------------------------------------------------------------------- snapshots
 
-    def snapshot(self, transaction: Transaction, stream: str, name: str, revision: int) -> Snapshot | None:
-        """See `EventLog.get_snapshot`."""
-        number = self.find(transaction, stream)
-        value = transaction.get(layout.snapshot_key(number, name.encode()))
-        if value is None:
+    def since_snapshot(
+        self, transaction: Transaction, stream: str, name: str, revision: int, upto: int
+    ) -> SinceSnapshot | None:
+        """See `EventLog.since_snapshot`; with an *upto* of 0, the snapshot alone."""
+        number, facts = self._living(transaction, stream)
+        stored = _stored_snapshot(transaction, number, name, revision)
+        if stored is None:
             return None
         try:
-            stored = layout.unpack_snapshot(value)
-        except DamagedRecord:
-            return None  # a cache: `verify` reports it, the caller folds again
-        _, version = get_head(transaction, number)
-        if stored.revision != revision or stored.version > version:
+            position, head = find_head(transaction, number, facts.created)
+            if stored.version > head:
+                return None
+            top = max(stored.version, min(head, upto))
+            walk = Walk(find_position(transaction, position, head, top), top, stored.version, stream=number)
+            contents, digest = self._behind_snapshot(transaction, stream, walk)
+        except DamagedRecord as error:
+            raise self._corrupt(stream, error) from error
+        if digest != stored.digest:
             return None
-        if self.digest_at(transaction, stream, stored.version) != stored.digest:
-            return None
-        return Snapshot(stream, name, revision, stored.version, stored.digest, stored.data)
+        return SinceSnapshot(Snapshot(stream, name, revision, stored.version, digest, stored.data), contents)
+
+    def _behind_snapshot(self, transaction: Transaction, stream: str, walk: Walk) -> tuple[list[Content], bytes]:
+        """The contents of *walk*, none if they do not fit in a page; and the digest of the event at its end."""
+        contents: list[Content] = []
+        if walk.version - walk.after <= PAGE_EVENTS:
+            contents, walk = self.contents_page(transaction, stream, walk, PAGE_EVENTS)
+        if walk.version > walk.after:
+            return [], self.digest_at(transaction, stream, walk.after)
+        contents.reverse()
+        return contents, get_event(transaction, walk.position, walk.after)[0].digest if walk.after else NO_DIGEST
 
     def _corrupt(self, stream: str, error: DamagedRecord) -> CorruptEventError:
         return CorruptEventError(stream, error.version, self.token(error.position), str(error))
+
+
+def _stored_snapshot(transaction: Transaction, number: int, name: str, revision: int) -> layout.StoredSnapshot | None:
+    value = transaction.get(layout.snapshot_key(number, name.encode()))
+    if value is None:
+        return None
+    try:
+        stored = layout.unpack_snapshot(value)
+    except DamagedRecord:
+        return None  # a cache: `verify` reports it, the caller folds again
+    return stored if stored.revision == revision else None
 
 
 def check_digests(events: list[Event], previous: bytes) -> None:

@@ -37,6 +37,7 @@ from eventstore.log import (
     Page,
     Position,
     Record,
+    SinceSnapshot,
     Snapshot,
     check_bounds,
     check_snapshot_name,
@@ -334,10 +335,19 @@ class BlockingLmdbEventLog:
 
     def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
         """See `EventLog.get_snapshot`."""
+        found = self.since_snapshot(stream, name, revision, upto=0)
+        return found.snapshot if found else None
+
+    def since_snapshot(self, stream: str, name: str, revision: int, *, upto: int | None = None) -> SinceSnapshot | None:
+        """See `EventLog.since_snapshot`."""
         check_stream_name(stream)
         check_snapshot_name(name, revision)
+        check_bounds(upto=upto)
         engine = self.engine
-        return engine.environment.read(lambda transaction: engine.reader.snapshot(transaction, stream, name, revision))
+        top = MAX_VERSION if upto is None else upto
+        return engine.environment.read(
+            lambda transaction: engine.reader.since_snapshot(transaction, stream, name, revision, top)
+        )
 
     def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
         """See `EventLog.put_snapshot`."""

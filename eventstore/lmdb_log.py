@@ -28,6 +28,7 @@ from eventstore.log import (
     Page,
     Position,
     Record,
+    SinceSnapshot,
     Snapshot,
 )
 
@@ -208,6 +209,12 @@ class LmdbEventLog:
     async def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
         """See `EventLog.get_snapshot`."""
         return await self._run(lambda: self.blocking.get_snapshot(stream, name, revision))
+
+    async def since_snapshot(
+        self, stream: str, name: str, revision: int, *, upto: int | None = None
+    ) -> SinceSnapshot | None:
+        """See `EventLog.since_snapshot`."""
+        return await self._run(lambda: self.blocking.since_snapshot(stream, name, revision, upto=upto))
 
     async def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
         """See `EventLog.put_snapshot`."""

@@ -200,6 +200,13 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class SinceSnapshot(msgspec.Struct, frozen=True, gc=False):
+    """A snapshot, and what came behind it; see `EventLog.since_snapshot`."""
+
+    snapshot: Snapshot
+    contents: list[Content]
+
+
 class CheckpointEntry(msgspec.Struct, frozen=True, gc=False):
     """A stream stood at *version* with *digest* when the checkpoint was made; *deleted*: it was a tombstone by then."""
 
@@ -392,6 +399,15 @@ class EventLog(Protocol):
     async def get_snapshot(self, stream: str, name: str, revision: int) -> Snapshot | None:
         """The newest snapshot *name* of *stream*, if it was made by *revision* and still belongs to its history.
         Raises `StreamNotFoundError`.
+        """
+        ...
+
+    async def since_snapshot(
+        self, stream: str, name: str, revision: int, *, upto: int | None = None
+    ) -> SinceSnapshot | None:
+        """The snapshot that `get_snapshot` gives, and the contents behind it up to version *upto* (default: the head):
+        what a fold goes on from, in one read. An engine gives all of them, or none if they are many (LMDB: more than
+        256 or 4 MiB), which `contents` then has. Raises `StreamNotFoundError`, and `ValueError` for a negative *upto*.
         """
         ...
 

@@ -51,6 +51,7 @@ from eventstore.log import (
     Page,
     Position,
     Record,
+    SinceSnapshot,
     Snapshot,
     check_bounds,
     check_commit_id,
@@ -353,6 +354,16 @@ class MemoryEventLog:
                 return None
             lineage = self._lineage(found)
             return snapshot if snapshot.digest == _head_digest(lineage[: snapshot.version]) else None
+
+    async def since_snapshot(
+        self, stream: str, name: str, revision: int, *, upto: int | None = None
+    ) -> SinceSnapshot | None:
+        """See `EventLog.since_snapshot`."""
+        check_bounds(upto=upto)
+        snapshot = await self.get_snapshot(stream, name, revision)
+        if snapshot is None:
+            return None
+        return SinceSnapshot(snapshot, await self.contents(stream, after=snapshot.version, upto=upto))
 
     async def put_snapshot(self, stream: str, name: str, revision: int, version: int, data: bytes) -> None:
         """See `EventLog.put_snapshot`."""

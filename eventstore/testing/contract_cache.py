@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore.log import NO_DIGEST, Checkpoint, CheckpointEntry, EventLog, Snapshot
+from eventstore.errors import StreamNotFoundError
+from eventstore.log import NO_DIGEST, Checkpoint, CheckpointEntry, EventLog, SinceSnapshot, Snapshot
 from eventstore.testing.contract_base import ContractBase, claim, everything, head_of, notes, numbered
 
 
 class SnapshotContract(ContractBase):
-    """`get_snapshot` and `put_snapshot`."""
+    """`get_snapshot`, `since_snapshot` and `put_snapshot`."""
 
     @claim
     async def test_a_snapshot_is_given_back_to_the_revision_that_made_it(self, log: EventLog) -> None:
@@ -63,6 +64,51 @@ class SnapshotContract(ContractBase):
         await log.put_snapshot("s", "state", 1, 3, b"x" * 10_000)
         assert await everything(log) == before
         assert await head_of(log, "s") == head
+
+    @claim
+    async def test_what_came_behind_a_snapshot_is_given_with_it(self, log: EventLog) -> None:
+        await log.append("s", numbered(5))
+        assert await log.since_snapshot("s", "state", 7) is None
+        await log.put_snapshot("s", "state", 7, 2, b"folded")
+        snapshot = await log.get_snapshot("s", "state", 7)
+        behind = await log.contents("s", after=2)
+        assert snapshot is not None
+        assert await log.since_snapshot("s", "state", 7) == SinceSnapshot(snapshot, behind)
+        assert await log.since_snapshot("s", "state", 7, upto=4) == SinceSnapshot(snapshot, behind[:2])
+        for upto in (0, 1, 2):
+            assert await log.since_snapshot("s", "state", 7, upto=upto) == SinceSnapshot(snapshot, [])
+        assert await log.since_snapshot("s", "state", 8) is None
+        assert await log.since_snapshot("s", "other", 7) is None
+        await log.put_snapshot("s", "state", 7, 0, b"nothing")
+        nothing = Snapshot("s", "state", 7, 0, NO_DIGEST, b"nothing")
+        assert await log.since_snapshot("s", "state", 7) == SinceSnapshot(nothing, await log.contents("s"))
+
+    @claim
+    async def test_what_came_behind_the_snapshot_of_a_fork_begins_in_its_parent(self, log: EventLog) -> None:
+        await log.append("s", numbered(5))
+        await log.fork("s", "fork", at=4, events=notes("own"))
+        await log.append("s", notes("of the parent alone"))
+        await log.put_snapshot("fork", "state", 1, 2, b"")
+        found = await log.since_snapshot("fork", "state", 1)
+        assert found is not None
+        assert found.contents == await log.contents("fork", after=2)
+        assert [content.version for content in found.contents] == [3, 4, 5]
+
+    @claim
+    async def test_many_events_behind_a_snapshot_come_with_it_or_not_at_all(self, log: EventLog) -> None:
+        await log.append("s", numbered(2_000))
+        await log.put_snapshot("s", "state", 1, 1, b"")
+        found = await log.since_snapshot("s", "state", 1)
+        assert found is not None
+        assert found.contents in ([], await log.contents("s", after=1))
+
+    @claim
+    async def test_a_stream_that_never_was_has_nothing_behind_a_snapshot(self, log: EventLog) -> None:
+        with pytest.raises(StreamNotFoundError):
+            await log.since_snapshot("s", "state", 1)
+        await log.append("s", numbered(2))
+        with pytest.raises(ValueError, match="upto"):
+            await log.since_snapshot("s", "state", 1, upto=-1)
 
 
 class CheckpointContract(ContractBase):

@@ -314,6 +314,7 @@ class LogMachine(RuleBasedStateMachine):
         self.both(lambda log: _refusal_of_a_version(log.put_snapshot(stream, name, revision, version, data)))
         for asked in (1, 2):
             self.both(lambda log: log.get_snapshot(stream, name, asked))  # noqa: B023  (awaited at once)
+            self.both(lambda log: log.since_snapshot(stream, name, asked))  # noqa: B023
 
     # --- restoring
 

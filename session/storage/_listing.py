@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from session.errors import EventDataError, SessionDeletedError, SessionNotFoundError
-from session.storage._log import CorruptEventError, EventStoreError
+from session.storage._log import CorruptEventError, EventStoreError, add_contents
 from session.summary import Summary, from_snapshot, summary_of, to_snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from session.fold import Fold
-    from session.storage._log import Head, SessionLog
+    from session.storage._log import Content, Head, SessionLog
 
 SNAPSHOT_EVENTS: Final = 8
 _ANCESTORS: Final = 32  # how far back a fork looks for a snapshot
@@ -80,17 +82,19 @@ class Listing:
 
     async def fold(self, head: Head) -> tuple[Fold, int]:
         """A complete fold at *head* (though without most messages), and how many events it took."""
-        fold = await self._nearest(head)
+        fold, behind = await self._nearest(head)
         begun = fold.version
+        add_contents(fold, behind)
         await self._log.grow(fold, head.stream, head.version)
         if fold.complete:
             return fold, head.version - begun
         return await self._log.folded(head.stream, head.version), head.version
 
-    async def _nearest(self, head: Head) -> Fold:
-        found = await self._log.snapshot(head.stream)
-        data = found[1] if found else await self._inherited(head)
-        return (from_snapshot(data) if data else None) or await self._log.folded(head.stream, 0)
+    async def _nearest(self, head: Head) -> tuple[Fold, Sequence[Content]]:
+        """A fold from a snapshot, or from the beginning, and what is known of that which follows on it."""
+        data, behind = await self._log.since_snapshot(head.stream, head.version) or (await self._inherited(head), [])
+        fold = from_snapshot(data) if data else None
+        return (fold, behind) if fold else (await self._log.folded(head.stream, 0), [])
 
     async def _inherited(self, head: Head) -> bytes | None:
         """A snapshot of the lineage of a fork at its fork point or before."""

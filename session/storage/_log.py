@@ -19,6 +19,7 @@ from eventstore import (
     START,
     BlockingLmdbEventLog,
     Checkpoint,
+    Content,
     CorruptEventError,
     CorruptLogError,
     Deletion,
@@ -69,6 +70,7 @@ __all__ = [
     "Appended",
     "BlockingLmdbEventLog",
     "Checkpoint",
+    "Content",
     "CorruptEventError",
     "CorruptLogError",
     "Deletion",
@@ -93,6 +95,7 @@ __all__ = [
     "SessionLog",
     "StreamDeletedError",
     "WrongVersionError",
+    "add_contents",
     "at_once",
     "blocking_side",
     "check_log",
@@ -190,8 +193,7 @@ class SessionLog:
                 page = await self.log.contents(session_id, after=fold.version, upto=upto, limit=PAGE_EVENTS)
             if not page:
                 return
-            for event in page:
-                fold.add(decode_event(event.type, event.data), event.time_ns // _NANOSECONDS)  # no call: a hot loop
+            add_contents(fold, page)
 
     async def folded(self, session_id: str, upto: int) -> Fold:
         """The fold of all events up to version *upto*. Raises `EventDataError`."""
@@ -250,6 +252,14 @@ class SessionLog:
         """The living forks made directly of the session, oldest first."""
         with _in_words_of_sessions():
             return [head for head in await self.log.children(session_id) if is_session_id(head.stream)]
+
+    async def since_snapshot(self, session_id: str, upto: int) -> tuple[bytes, list[Content]] | None:
+        """Data of the snapshot of the session's summary, and the contents behind it up to version *upto*, for `refold`;
+        none of them if they are many.
+        """
+        with _in_words_of_sessions():
+            found = await self.log.since_snapshot(session_id, SNAPSHOT_NAME, FOLD_REVISION, upto=upto)
+        return (found.snapshot.data, found.contents) if found else None
 
     async def snapshot(self, session_id: str) -> tuple[int, bytes] | None:
         """Version and data of the snapshot of the session's summary."""
@@ -340,6 +350,12 @@ class _AtOnce:
 
 async def _answer(method: Callable[..., T], *values: Any, **options: Any) -> T:  # noqa: ANN401 - those of the method
     return method(*values, **options)
+
+
+def add_contents(fold: Fold, contents: Sequence[Content]) -> None:
+    """Add to *fold* what follows on it. Raises `EventDataError`."""
+    for event in contents:
+        fold.add(decode_event(event.type, event.data), event.time_ns // _NANOSECONDS)  # no call: a hot loop
 
 
 @contextlib.contextmanager

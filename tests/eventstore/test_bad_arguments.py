@@ -72,9 +72,11 @@ def bad_snapshots() -> Iterator[Call]:
     for revision in [*BAD_VERSIONS, None]:
         yield ValueError, "put_snapshot", ("s", "fold", revision, 1, b""), {}
         yield ValueError, "get_snapshot", ("s", "fold", revision), {}
+        yield ValueError, "since_snapshot", ("s", "fold", revision), {}
     for name in ["", "x" * 65, "\ud800", b"fold", None, 7]:
         yield ValueError, "put_snapshot", ("s", name, 1, 1, b""), {}
         yield ValueError, "get_snapshot", ("s", name, 1), {}
+        yield ValueError, "since_snapshot", ("s", name, 1), {}
     for data in ["text", None, bytearray(3), memoryview(b"data")]:
         yield ValueError, "put_snapshot", ("s", "fold", 1, 1, data), {}
     yield EventTooLargeError, "put_snapshot", ("s", "fold", 1, 1, bytes(MAX_SNAPSHOT_BYTES + 1)), {}
@@ -84,6 +86,7 @@ def bad_reads() -> Iterator[Call]:
     for version in [*NOT_VERSIONS, -1]:
         for name in ("after", "upto", "limit"):
             yield ValueError, "read", ("s",), {name: version}
+        yield ValueError, "since_snapshot", ("s", "fold", 1), {"upto": version}
         yield ValueError, "read_all", (), {"limit": version}
         yield ValueError, "streams", (), {"limit": version}
     for stream in BAD_NAMES:
@@ -92,6 +95,7 @@ def bad_reads() -> Iterator[Call]:
         yield InvalidStreamNameError, "append", (stream, GOOD), {}
         yield InvalidStreamNameError, "fork", ("s", stream), {}
         yield InvalidStreamNameError, "get_snapshot", (stream, "fold", 1), {}
+        yield InvalidStreamNameError, "since_snapshot", (stream, "fold", 1), {}
 
 
 @pytest.mark.parametrize("engine", ["lmdb", "memory"])

@@ -99,6 +99,20 @@ def test_a_follower_of_a_stream_gets_fat_events_in_pages_of_bounded_bytes(log: B
     assert len(log.records_behind(START, "fat")) < PAGE_EVENTS
 
 
+@pytest.mark.parametrize(("events", "bytes_each"), [(PAGE_EVENTS + 1, 1), (4, PAGE_BYTES // 2)])
+def test_what_came_behind_a_snapshot_is_given_with_it_only_if_it_fits_in_a_page(
+    events: int, bytes_each: int, log: BlockingLmdbEventLog
+) -> None:
+    log.append("stream", [NewEvent("type", bytes(bytes_each)) for _ in range(events + 1)])
+    log.put_snapshot("stream", "fold", 1, 1, b"folded")
+    far = log.since_snapshot("stream", "fold", 1)
+    near = log.since_snapshot("stream", "fold", 1, upto=2)
+    assert far is not None
+    assert near is not None
+    assert far.snapshot == near.snapshot == log.get_snapshot("stream", "fold", 1)
+    assert (far.contents, near.contents) == ([], log.contents("stream", after=1, upto=2))
+
+
 DAMAGES = {
     "its version is another": lambda record: record[:20] + b"\0\0\0\7" + record[24:],
     "it is of another kind": lambda record: record[:5] + b"\3" + record[6:],
@@ -119,13 +133,14 @@ def test_p8_contents_of_a_damaged_event_are_not_given_out(damage: str, log: Bloc
     for number in range(5):
         log.append("stream", [event(f"{number}")])
         log.append("other", [event(f"other's {number}")])
+    log.put_snapshot("stream", "fold", 1, 1, b"folded")
     position = int.from_bytes(log.read("stream")[2].position[8:], "big")
     copy = copy_of(log, broken / "copy")
     with changing(copy) as transaction:
         key = layout.log_key(position)
         transaction.put(key, DAMAGES[damage](bytes(transaction.get(key))))
     with BlockingLmdbEventLog(copy, durability="os") as again:
-        for read in (again.contents, again.read):
+        for read in (again.contents, again.read, lambda stream: again.since_snapshot(stream, "fold", 1)):
             with pytest.raises(CorruptEventError) as caught:
                 read("stream")
             assert (caught.value.stream, caught.value.version) == ("stream", 3)

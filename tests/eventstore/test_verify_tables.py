@@ -247,6 +247,7 @@ CALLS: list[Callable[[BlockingLmdbEventLog], object]] = [
     lambda log: log.streams(limit=1),
     lambda log: log.checkpoint(),
     lambda log: log.get_snapshot("fork", "fold", 1),
+    lambda log: log.since_snapshot("fork", "fold", 1),
     lambda log: log.records_behind(START, "fork"),
     lambda log: log.put_snapshot("fork", "fold", 2, 7, b"new"),
     lambda log: log.fork("a", "new fork", at=3),
