@@ -84,7 +84,7 @@ def encode(value: object) -> bytes:
     if isinstance(value, Unreadable):
         return value.raw
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_dump_model)
+        text = _write(value)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
     # A surrogate can only stand inside a JSON string, where the backslash form is the JSON escape for it.
@@ -211,6 +211,10 @@ def _dump_model(value: object) -> object:
     if dump is None:
         raise TypeError(f"{type(value).__name__} is no JSON value")
     return dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+_write: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_dump_model).encode
+"""Made once: `json.dumps` makes one for each call with such options."""
 
 
 def _parts(raw: bytes, opening: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
-    from session.response import Completed, Part
+    from session.response import Completed
 
 _ERROR: Final = b"error"
 _DELTA_DATA: Final = (
@@ -34,10 +34,10 @@ _DELTA_DATA: Final = (
     rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
     rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"\} *\}'
 )
-_DELTA: Final = re.compile(_DELTA_DATA)
-"""A delta as the API writes them; any other form is read by `Assembly` itself."""
-_DELTA_CHUNK: Final = re.compile(rb"event: content_block_delta\ndata: " + _DELTA_DATA + rb"\n\n")
-"""A chunk that is one delta: nearly all are."""
+_DELTA_NAME: Final = b"event: content_block_delta\n"
+_DELTA: Final = re.compile(_DELTA_NAME + rb"data: " + _DELTA_DATA + rb"\n\n")
+"""An event with a delta as the API writes them; any other form is read by `Assembly` itself."""
+_EVENT_END: Final = b"\n\n"
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -50,18 +50,27 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What is known of a response before its body: *clock* gives the milliseconds since its attempt was sent, *now_ms*
-    Unix time, *model* is the one that was asked.
+    """What is known of a response before its body: its attempt was sent at *sent_at* of *clock*, in seconds, *now_ms*
+    gives Unix time, *model* is the one that was asked.
     """
 
     request_id: str
     model: str
-    clock: Callable[[], int]
+    sent_at: float
+    clock: Callable[[], float]
     now_ms: Callable[[], int]
     prices: PriceTable
     redact: Callable[[str], str] | None = None
     status: int = 200
     headers: bytes = b""
+
+    def milliseconds(self, at: float) -> int:
+        """From the sending to *at*."""
+        return round((at - self.sent_at) * 1000)
+
+    def elapsed(self) -> int:
+        """Milliseconds since it was sent."""
+        return self.milliseconds(self.clock())
 
 
 class PlainReading:
@@ -101,12 +110,12 @@ class StreamReading:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self._clock = terms.clock
+        self._times: list[float] = []
+        self._chunks: list[bytes] = []
         self._splitter = Splitter()
         self._assembly = Assembly()
-        self._run: list[bytes] = []  # deltas of one kind for one block, not yet fed
-        self._run_of = b""
+        self._deltas: list[bytes] = []  # chunks that are not yet looked at: nothing is due before one of another kind
         self._error = b""
-        self._chunks: list[Chunk] = []
         self._blocks: list[FinishedBlock] = []
         self._redacted = False
         self.answered: Answered | None = None
@@ -116,11 +125,35 @@ class StreamReading:
         """*chunk* is about to be handed over: the events that must be durable first."""
         if self.is_over:
             return []
-        self._chunks.append(Chunk(self._clock(), chunk))
-        if self._splitter.is_between and not self._error and (delta := _DELTA_CHUNK.fullmatch(chunk)):
-            self._postpone(delta)
+        self._times.append(self._clock())
+        self._chunks.append(chunk)
+        # One event with a delta, as nearly all chunks are, finishes no block and no response.
+        is_delta = chunk.startswith(_DELTA_NAME) and chunk.find(_EVENT_END) == len(chunk) - len(_EVENT_END)
+        if is_delta and (self._deltas or self._splitter.is_between):
+            self._deltas.append(chunk)
             return []
-        return self._read(chunk)
+        return self._caught_up() + self._read(chunk)
+
+    def _caught_up(self) -> list[SessionEvent]:
+        """The events that are due now that the deltas are looked at: none, as a rule."""
+        body, place = b"".join(self._deltas), 0
+        self._deltas.clear()
+        kind, texts = b"", list[bytes]()
+        for delta in _DELTA.finditer(body):
+            if delta.start() != place:
+                break
+            place = delta.end()
+            if delta[1] != kind:
+                self._feed_together(kind, texts)
+                kind, texts = delta[1], []
+            texts.append(delta[2])
+        self._feed_together(kind, texts)
+        return self._read(body[place:]) if place < len(body) else []
+
+    def _feed_together(self, kind: bytes, texts: list[bytes]) -> None:
+        """Deltas of one *kind* for one block that follow each other, as one: most of a stream is these."""
+        if texts and not self._error:
+            self._assembly.feed(b'%b%b"}}' % (kind, b"".join(texts)))
 
     def _read(self, chunk: bytes) -> list[SessionEvent]:
         events: list[SessionEvent] = []
@@ -128,39 +161,22 @@ class StreamReading:
             if sent.name == _ERROR:
                 self._error = sent.data
             elif not self._error:
-                events += [self._block(part) for part in self._feed(sent.data) if isinstance(part, FinishedBlock)]
+                parts = self._assembly.feed(sent.data)
+                events += [self._block(part) for part in parts if isinstance(part, FinishedBlock)]
         if self._assembly.complete:
             events += self._completed(self._assembly.completed())
         elif told := self._error or self._assembly.error:
             events.append(self._interrupted("error", told))
-        elif self._assembly.fault:
-            events.append(self._interrupted("cut", jsontext.encode({"fault": self._assembly.fault})))
         return events
 
     def end(self, error: bytes = b"", *, reason: str = "cut") -> list[SessionEvent]:
         """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""
-        return [] if self.is_over else [self._interrupted(reason, error)]
-
-    def _feed(self, data: bytes) -> list[Part]:
-        """As `Assembly.feed`, but deltas that follow each other are put together first: most of a stream is these."""
-        delta = _DELTA.fullmatch(data)
-        if delta is None:
-            self._flush()
-            return self._assembly.feed(data)
-        self._postpone(delta)
-        return []
-
-    def _postpone(self, delta: re.Match[bytes]) -> None:
-        kind, text = delta.groups()
-        if kind != self._run_of:
-            self._flush()
-            self._run_of = kind
-        self._run.append(text)
-
-    def _flush(self) -> None:
-        if self._run:
-            self._assembly.feed(b'%b%b"}}' % (self._run_of, b"".join(self._run)))
-            self._run, self._run_of = [], b""
+        if self.is_over:
+            return []
+        events = self._caught_up()
+        if self._assembly.fault:
+            reason, error = "cut", jsontext.encode({"fault": self._assembly.fault})
+        return events if self.is_over else [*events, self._interrupted(reason, error)]
 
     def _block(self, block: FinishedBlock) -> SessionEvent:
         kept = redacted_bytes(block.block, self.terms.redact)
@@ -185,7 +201,6 @@ class StreamReading:
 
     def _interrupted(self, reason: str, error: bytes) -> SessionEvent:
         self.is_over = True
-        self._flush()
         partial = self._assembly.partial
         kept = redacted_bytes(partial, self.terms.redact)
         self._redacted = self._redacted or kept != partial
@@ -200,14 +215,16 @@ class StreamReading:
         if self._redacted:
             return b""
         copied_from = source(blocks)
-        account = pack(self._chunks, copied_from)
-        if self.terms.redact is not None and not is_derived(account, self._chunks, copied_from):
+        times = map(self.terms.milliseconds, self._times)
+        chunks = list(map(Chunk, times, self._chunks))
+        account = pack(chunks, copied_from)
+        if self.terms.redact is not None and not is_derived(account, chunks, copied_from):
             return b""
         return account
 
 
 def _account(terms: Terms, bodies: list[bytes], kept: list[bool], copied_from: bytes) -> bytes:
-    return pack([Chunk(terms.clock(), body) for body in bodies], copied_from) if all(kept) else b""
+    return pack([Chunk(terms.elapsed(), body) for body in bodies], copied_from) if all(kept) else b""
 
 
 def _facts(facts: Completed, terms: Terms) -> dict[str, Any]:
@@ -220,7 +237,7 @@ def _facts(facts: Completed, terms: Terms) -> dict[str, Any]:
 
 
 def _how(terms: Terms) -> dict[str, Any]:
-    return {"status": terms.status, "headers": terms.headers, "duration_ms": terms.clock()}
+    return {"status": terms.status, "headers": terms.headers, "duration_ms": terms.elapsed()}
 
 
 def interrupted(

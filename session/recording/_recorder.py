@@ -191,7 +191,8 @@ class Recorder(Middleware):
         return Terms(
             call.request_id,
             call.asked.model,
-            call.milliseconds,
+            call.sent_at,
+            time.monotonic,
             _now_ms,
             self._prices,
             self._redact,

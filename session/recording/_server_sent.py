@@ -25,7 +25,7 @@ class Splitter:
     """Feed it a body, chunk by chunk."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # of a line whose end has not come
         self._after_return = False
         self._name = b""
         self._data: list[bytes] = []
@@ -45,8 +45,13 @@ class Splitter:
             chunk = chunk[1:]
         if chunk:
             self._after_return = chunk.endswith(b"\r")
-        lines = (self._rest + chunk).splitlines(keepends=True)  # bytes are split at \n, \r and \r\n only
-        self._rest = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
+        lines = chunk.splitlines(keepends=True)  # bytes are split at \n, \r and \r\n only
+        begun = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
+        if lines and self._rest:
+            lines[0] = b"".join([*self._rest, lines[0]])
+            self._rest = []
+        if begun:
+            self._rest.append(begun)
         return [event for line in lines if (event := self._line(line.rstrip(b"\r\n"))) is not None]
 
     def _line(self, line: bytes) -> ServerSentEvent | None:

@@ -62,27 +62,23 @@ class _Shown:
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         source = iter(self._read(chunk_size))
-        while True:
-            chunk = self._next(source)
+        while True:  # one frame for each chunk: most of what a stream costs
+            self._pulling = True  # at its end the source closes the response: that is no leaving
+            try:
+                chunk = next(source, None)
+            except Exception as error:
+                if witness := self._gone():
+                    run_now(witness.broke(error))
+                raise
+            finally:
+                self._pulling = False
             if chunk is None:
-                return
+                break
             if self._witness is not None and (work := self._witness.takes(chunk)):
                 run_now(work)
             yield chunk
-
-    def _next(self, source: Iterator[bytes]) -> bytes | None:
-        self._pulling = True  # at its end the source closes the response: that is no leaving
-        try:
-            chunk = next(source, None)
-        except Exception as error:
-            if witness := self._gone():
-                run_now(witness.broke(error))
-            raise
-        finally:
-            self._pulling = False
-        if chunk is None and (witness := self._gone()):
+        if witness := self._gone():
             run_now(witness.ended())
-        return chunk
 
     def close(self) -> None:
         try:
@@ -111,30 +107,26 @@ class _AsyncShown:
     async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         source = aiter(self._read(chunk_size))
         while True:
-            chunk = await self._next(source)
+            self._pulling = True
+            try:
+                chunk = await anext(source, None)
+            except Exception as error:
+                if witness := self._gone():
+                    await witness.broke(error)
+                raise
+            except BaseException:
+                if witness := self._gone():
+                    await witness.left()
+                raise
+            finally:
+                self._pulling = False
             if chunk is None:
-                return
+                break
             if self._witness is not None and (work := self._witness.takes(chunk)):
                 await work
             yield chunk
-
-    async def _next(self, source: AsyncIterator[bytes]) -> bytes | None:
-        self._pulling = True
-        try:
-            chunk = await anext(source, None)
-        except Exception as error:
-            if witness := self._gone():
-                await witness.broke(error)
-            raise
-        except BaseException:
-            if witness := self._gone():
-                await witness.left()
-            raise
-        finally:
-            self._pulling = False
-        if chunk is None and (witness := self._gone()):
+        if witness := self._gone():
             await witness.ended()
-        return chunk
 
     async def aclose(self) -> None:
         try:

@@ -5,15 +5,14 @@ The account of a body, compressed with a fixed dictionary:
     number of chunks, then per chunk: milliseconds since the one before, length + 1 (0: up to the end of an event)
     the body, in which each piece that stands in the recorded blocks is COPY, bytes skipped there, bytes copied
 
-All numbers are unsigned varints. What it rebuilds is compared with the body before it is kept; where the two differ (a
-body that holds COPY itself) the body is kept as it is, compressed.
+All numbers are unsigned varints. A body that holds COPY itself, as no JSON does, is kept as it is, compressed.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import zlib
+from operator import sub
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _DERIVED: Final = b"\x01"
 _VERBATIM: Final = b"\x02"
 _COPY: Final = b"\x00"
+_COPY_HERE: Final = b"\x00\x00"  # nothing skipped
 _LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
 _TO_EVENT_END: Final = b"\x00"
 _SEVEN_BITS: Final = 0x7F
@@ -107,13 +107,10 @@ def source(blocks: Iterable[bytes]) -> bytes:
 def pack(chunks: Sequence[Chunk], copied_from: bytes) -> bytes:
     """The account of *chunks*, given the `source` of what is recorded beside it."""
     body = b"".join([chunk.data for chunk in chunks])
-    marks, skeleton = _marks(chunks, body), _skeleton(body, copied_from)
-    try:
-        if _rebuilt(skeleton, copied_from) == body:
-            return _DERIVED + _compressed(marks + skeleton)
-    except IndexError:
-        pass
-    return _VERBATIM + _compressed(marks + body)
+    marks = _marks(chunks, body)
+    if _COPY in body:
+        return _VERBATIM + _compressed(marks + body)
+    return _DERIVED + _compressed(marks + _skeleton(body, copied_from))
 
 
 def is_derived(packed: bytes, body: Sequence[Chunk], copied_from: bytes) -> bool:
@@ -157,11 +154,15 @@ def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
 
 def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
     marks = [_varint(len(chunks))]
-    found = _ends(body)
-    if found == list(itertools.accumulate(len(chunk.data) for chunk in chunks)):  # each is one event, as most are
-        times = [0, *(chunk.at_ms for chunk in chunks)]
-        return b"".join([*marks, *(_varint(b - a) + _TO_EVENT_END for a, b in itertools.pairwise(times))])
-    ends = iter(found)
+    if _are_events(chunks, body):
+        times = [chunk.at_ms for chunk in chunks]
+        waits = list(map(sub, times, [0, *times]))
+        if max(waits) <= _SEVEN_BITS:
+            found = bytearray(2 * len(waits))  # of which every second byte stays `_TO_EVENT_END`
+            found[::2] = bytes(waits)
+            return marks[0] + found
+        return b"".join([*marks, *[_varint(wait) + _TO_EVENT_END for wait in waits]])
+    ends = iter(_ends(body))
     at_ms = begin = event_end = 0
     for chunk in chunks:
         end = begin + len(chunk.data)
@@ -170,6 +171,14 @@ def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
         marks += (_varint(chunk.at_ms - at_ms), _varint(0 if event_end == end else end - begin + 1))
         at_ms, begin = chunk.at_ms, end
     return b"".join(marks)
+
+
+def _are_events(chunks: Sequence[Chunk], body: bytes) -> bool:
+    """Whether each of *chunks* is one event, as most bodies come. Quick, and not for every body that is so."""
+    ends = body.count(b"\n\n")
+    if not chunks or ends != len(chunks) or b"\r" in body or b"\n\n\n" in body:
+        return False
+    return all([chunk.data.endswith(b"\n\n") for chunk in chunks])  # noqa: C419 - a list is quicker
 
 
 def _ends(body: bytes) -> list[int]:
@@ -185,12 +194,16 @@ def _skeleton(body: bytes, copied_from: bytes) -> bytes:
         if begin < done:
             continue
         piece = body[begin:end]
-        found = place
-        if not copied_from.startswith(piece, place):
-            found = copied_from.find(piece, place, place + end - begin + _WINDOW)
-        if found >= 0:
-            parts += (body[done:begin], _COPY, _varint(found - place), _varint(end - begin))
-            done, place = end, found + end - begin
+        length = end - begin
+        if copied_from.startswith(piece, place):
+            parts += (body[done:begin], _COPY_HERE, _varint(length))
+            place += length
+        elif (found := copied_from.find(piece, place, place + length + _WINDOW)) >= 0:
+            parts += (body[done:begin], _COPY, _varint(found - place), _varint(length))
+            place = found + length
+        else:
+            continue
+        done = end
     parts.append(body[done:])
     return b"".join(parts)
 
@@ -214,12 +227,12 @@ def _pieces(body: bytes) -> Iterator[tuple[int, int]]:
         yield from _content_span(body)
         return
     found = [delta.span(1) for delta in _DELTA.finditer(body)]
-    begin = -1
+    begin, deltas = -1, len(found)
     while (begin := body.find(_FIRST, begin + 1)) >= 0:
         end = body.find(b"\n", begin)
         if end - begin > _LONG_EVENT:
             found += _first_block(body, body.rfind(b"\n", 0, begin) + 1, end)
-    yield from sorted(found)
+    yield from found if len(found) == deltas else sorted(found)
 
 
 def _content_span(body: bytes) -> Iterator[tuple[int, int]]:

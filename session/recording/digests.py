@@ -26,6 +26,7 @@ _PROMPT: Final = b"refold prompt 1"
 _REQUEST: Final = b"refold request 1"
 _HOLD_BLOCKS: Final = ("content", "source")
 _MAX_DEPTH: Final = 32
+_sorted_text: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 def message_digest(message: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -66,7 +67,7 @@ def request_digest(model: str, parameters: Mapping[str, Any], prompt: bytes, aft
 
 def _digest(value: object) -> bytes:
     try:
-        text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+        text = _sorted_text(value)
     except (TypeError, ValueError, RecursionError):  # keys of several types, or it nests beyond the stack
         text = repr(value)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
