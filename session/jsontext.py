@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -37,6 +38,7 @@ _TOKEN: Final = re.compile(
     rb")"
 )
 _BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
+_USUAL_KEY: Final = 64  # characters: a longer one is not kept
 _BLANK: Final = b" \t\n\r"
 
 
@@ -168,7 +170,16 @@ def members(raw: bytes) -> dict[str, bytes]:
 
 def joined_members(parts: Mapping[str, bytes]) -> bytes:
     """Inverse of `members`: a JSON object of these texts, each byte for byte."""
-    return b"{" + b",".join(encode(key) + b":" + value for key, value in parts.items()) + b"}"
+    return b"{" + b",".join([_key(key) + value for key, value in parts.items()]) + b"}"
+
+
+def _key(key: str) -> bytes:
+    return _usual_key(key) if len(key) <= _USUAL_KEY else encode(key) + b":"
+
+
+@lru_cache(maxsize=1_024)
+def _usual_key(key: str) -> bytes:
+    return encode(key) + b":"
 
 
 def items(raw: bytes) -> list[bytes]:

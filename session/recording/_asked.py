@@ -14,6 +14,7 @@ import msgspec
 
 from session import jsontext
 from session.errors import UnreadableJsonError
+from session.recording._redaction import redacted, redacted_bytes, redacted_text
 from session.recording.digests import message_digest, prompt_digest
 from session.state import Prompt
 
@@ -77,9 +78,9 @@ class Asked:
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """The model's name, as it will be stored."""
         model = self._body.get("model")
-        return model if isinstance(model, str) else ""
+        return redacted_text(model, self._redact) if isinstance(model, str) else ""
 
     @property
     def thread(self) -> Thread | None:
@@ -88,7 +89,8 @@ class Asked:
         if not isinstance(thread, dict):
             return None
         previous = thread.get("previous_message_id") if thread.get("type") == "continue" else ""
-        return Thread(jsontext.encode({"thread": thread}), previous if isinstance(previous, str) else "")
+        kept = redacted_bytes(jsontext.encode({"thread": thread}), self._redact)
+        return Thread(kept, redacted_text(previous, self._redact) if isinstance(previous, str) else "")
 
     @property
     def prompt_key(self) -> bytes:
@@ -102,10 +104,7 @@ class Asked:
 
     def message_bytes(self, index: int) -> bytes:
         """A message as it will be stored: the exact bytes that are sent, unless they are redacted."""
-        kept = self.message(index)
-        if self._spans and kept == self._messages[index]:
-            return self._spans[index]
-        return _bytes(kept)
+        return redacted_bytes(self._spans[index], self._redact) if self._spans else _bytes(self.message(index))
 
     def message_digest(self, index: int) -> bytes:
         """Of a message as it will be stored."""
@@ -139,7 +138,7 @@ class Asked:
 
     def _member_bytes(self, name: str, value: Any) -> bytes:  # noqa: ANN401 - any JSON value
         exact = self._exact.get(name)
-        return exact if exact is not None and value == self._body.get(name) else _bytes(value)
+        return _bytes(value) if exact is None else redacted_bytes(exact, self._redact)
 
 
 def asked(request: APIRequest, redact: Callable[[str], str] | None) -> Asked | None:
@@ -153,42 +152,10 @@ def asked(request: APIRequest, redact: Callable[[str], str] | None) -> Asked | N
     found = Asked(body, exact, redact)
     beta = parse_qs(address.query).get("beta") == ["true"] or dict(request.query_params).get("beta") == "true"
     found.path = f"{MESSAGES}?beta=true" if beta else MESSAGES
-    found.headers = _kept_headers(request)
+    found.headers = redacted_bytes(_kept_headers(request), redact)
     found.key = request.options.idempotency_key or ""
     found.retries_taken = request.retries_taken
     return found
-
-
-def redacted(value: Any, redact: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
-    """*value* with every string in it, keys too, replaced by what *redact* makes of it."""
-    if isinstance(value, str):
-        replaced = redact(value)
-        if not isinstance(replaced, str):
-            raise TypeError(f"redact returned {type(replaced).__name__}, not a str")
-        return replaced
-    if isinstance(value, jsontext.Unreadable):
-        return redacted(dict(value), redact)
-    if isinstance(value, dict):
-        return {redacted(key, redact): redacted(item, redact) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redacted(item, redact) for item in value]
-    return value
-
-
-def redacted_bytes(raw: bytes, redact: Callable[[str], str] | None) -> bytes:
-    """JSON *raw* with its strings redacted: the same bytes if that changes nothing. Any other text is redacted as a
-    whole.
-    """
-    if redact is None or not raw:
-        return raw
-    try:
-        value = jsontext.parse(raw)
-    except UnreadableJsonError:
-        text = raw.decode("utf-8", "backslashreplace")
-        replaced = redacted(text, redact)
-        return raw if replaced == text else replaced.encode("utf-8", "backslashreplace")
-    replaced = redacted(value, redact)
-    return raw if replaced == value else jsontext.encode(replaced)
 
 
 def _all_packed(values: list[Any]) -> list[bytes]:

@@ -97,14 +97,14 @@ class Calls:
         self._opening: dict[bytes, Future[None]] = {}
         self._prompts: OrderedDict[bytes, PromptPart] = OrderedDict()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
-        self.sessions: list[str] = []
+        self.sessions: dict[str, None] = {}  # in the order in which they began
 
     def resume(self, line: Line) -> None:
         """Go on with a session that was recorded before: it is the root."""
         with self._lock:
             self._named = 1
             self._lines.register(line, 0)
-            self.sessions.append(line.session_id)
+            self.sessions[line.session_id] = None
 
     def extend(self, line: Line) -> None:
         """Calls that go on with *line* are forks of it: it is somebody else's."""
@@ -122,8 +122,10 @@ class Calls:
         opened = Future[None]()
         try:
             prompt = self._prompt_of(call.asked)
-            while isinstance(taken := self._take(call, prompt, opened), Future):
+            waited: set[Future[None]] = set()  # once for each, and not forever
+            while isinstance(taken := self._take(call, prompt, opened, waited), Future):
                 await journal.opened(taken)
+                waited.add(taken)
         except Exception as error:  # of `redact`, most likely
             raise RecordingFailedError(self._root, f"{type(error).__name__}: {error}", sent=False) from error
         place, line = taken
@@ -135,7 +137,8 @@ class Calls:
             raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=False) from error
         finally:
             with self._lock:
-                line.busy = call.line is line
+                if call.line is not line:
+                    self._lines.release(line)
                 self._opening = {chain: future for chain, future in self._opening.items() if future is not opened}
             opened.set_result(None)
 
@@ -156,16 +159,19 @@ class Calls:
                     self._prompts.popitem(last=False)
         return known
 
-    def _take(self, call: Call, prompt: PromptPart, opened: Future[None]) -> tuple[Place, Line] | Future[None]:
+    def _take(
+        self, call: Call, prompt: PromptPart, opened: Future[None], waited: set[Future[None]]
+    ) -> tuple[Place, Line] | Future[None]:
         """Take the line of the call; or what to wait for first: a call that is just bringing some of its messages."""
         with self._lock:
             place = self._place(call.asked, prompt)
             for chain in place.chain[place.kept + 1 :]:
-                if chain in self._opening:
-                    return self._opening[chain]
+                opening = self._opening.get(chain)
+                if opening is not None and opening not in waited:
+                    return opening
             self._opening.update(dict.fromkeys(place.chain[place.kept + 1 :], opened))
             line = self._line_at(place)
-            line.busy, line.taken_at = True, len(line)
+            self._lines.take(line)
             return place, line
 
     def _place(self, asked: Asked, prompt: PromptPart) -> Place:
@@ -209,8 +215,7 @@ class Calls:
             opening.told()
             call.line = line
             self._lines.register(line, place.kept)
-            if line.session_id not in self.sessions:
-                self.sessions.append(line.session_id)
+            self.sessions.setdefault(line.session_id)
 
     def _recognise_retry(self, call: Call) -> None:
         """Attempts of one call carry one key; a program may give one key to several calls."""
@@ -271,7 +276,7 @@ class Calls:
                 self._lines.register(line, len(line))
                 self._lines.name(line, answered.message_id)
             if over:
-                line.busy = False
+                self._lines.release(line)
                 if answered is None and call.asked.key:
                     self._retries[call.asked.key] = _Retry(call.request_id, call.attempt, call.digest)
                     if len(self._retries) > _RETRIES_KEPT:
@@ -303,7 +308,7 @@ class Calls:
             with self._lock:
                 self._lines.newest.pop(parent, None)
                 line.session_id = child
-                self.sessions.append(child)
+                self.sessions[child] = None
             return
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS: Final = 10.0
+_PATIENCE_SECONDS: Final = 3.0
+_THREADS: Final = 32  # what they write at the same time shares a flush
 
 
 class Journal(Protocol):
@@ -84,16 +86,18 @@ class ThreadJournal:
 
     def __init__(self, journal: StorageJournal) -> None:
         self._journal = journal
+        # Not the loop's own: a program can fill those with calls that wait for what is written here.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="refold-recording")
 
     async def append(self, session_id: str, events: Sequence[SessionEvent], expected: int, meta: Meta) -> int:
         """See `Journal.append`."""
-        return await _beside(self._journal.append(session_id, events, expected, meta))
+        return await self._beside(self._journal.append(session_id, events, expected, meta))
 
     async def fork(
         self, parent: tuple[str, int], child: str, events: Sequence[SessionEvent], meta: Meta, *, reason: str
     ) -> int:
         """See `Journal.fork`."""
-        return await _beside(self._journal.fork(parent, child, events, meta, reason=reason))
+        return await self._beside(self._journal.fork(parent, child, events, meta, reason=reason))
 
     def events(self, session_id: str, after: int) -> AsyncIterator[StoredEvent]:
         """See `Journal.events`. In the caller's thread: these are few."""
@@ -102,6 +106,13 @@ class ThreadJournal:
     async def opened(self, future: Future[None]) -> None:
         """See `Journal.opened`."""
         await asyncio.wait([asyncio.wrap_future(future)], timeout=_PATIENCE_SECONDS)
+
+    async def _beside(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run_now, work)
+
+    def close(self) -> None:
+        """Let go of the threads, as soon as they have done what they were given."""
+        self._threads.shutdown(wait=False)
 
 
 class Journals:
@@ -112,6 +123,7 @@ class Journals:
 
     def __init__(self, given: str | os.PathLike[str] | EventSessionStorage | BlockingEventSessionStorage) -> None:
         self._opened: BlockingEventSessionStorage | None = None
+        self._threads: ThreadJournal | None = None
         self._now: StorageJournal | None
         if isinstance(given, EventSessionStorage):
             self._now = _now_side(given)
@@ -125,7 +137,7 @@ class Journals:
                 )
             given = self._opened = BlockingEventSessionStorage(given)
         self._now = StorageJournal(given.sessions, waits=False)
-        self._awaited = ThreadJournal(self._now)
+        self._awaited = self._threads = ThreadJournal(self._now)
 
     @property
     def has_now(self) -> bool:
@@ -146,6 +158,8 @@ class Journals:
 
     def close(self) -> None:
         """Close what was opened here."""
+        if self._threads is not None:
+            self._threads.close()
         if self._opened is not None:
             self._opened.close()
 
@@ -156,10 +170,6 @@ def _now_side(storage: EventSessionStorage) -> StorageJournal | None:
         return StorageJournal(EventSessionStorage.over(side, time.time_ns), waits=False)
     in_memory = storage.log.capabilities.durability == "memory"  # whose coroutines never wait
     return StorageJournal(storage, waits=False) if in_memory else None
-
-
-async def _beside(work: Coroutine[Any, Any, T]) -> T:
-    return await asyncio.to_thread(run_now, work)
 
 
 def _wait(future: Future[None]) -> None:

@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LOOKED_AT: Final = 8  # lines that a request is compared with before it is hashed
+_WHOLE_LINES: Final = 256  # that keep the text of their messages, for quick comparison; older ones keep digests only
 
 Reason: TypeAlias = Literal["", "parallel call", "earlier point", "other prompt", "replay diverged"]
-
-_PREFERRED: Final[tuple[Reason, ...]] = ("", "parallel call", "earlier point", "replay diverged")
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A session of this run. Per message: *packed* (None: seen as a response only), the *chain* behind it, the version
-    of the session at which it is complete, who said it and which tools it calls.
+    """A session of this run. Per message: *packed* (None: seen as a response only, or long ago), the *chain* behind it,
+    the version of the session at which it is complete, who said it and which tools it calls.
     """
 
     session_id: str
@@ -43,7 +42,7 @@ class Line:
     tool_uses: dict[int, tuple[str, ...]] = field(default_factory=dict)
     asks: list[tuple[int, int]] = field(default_factory=list)  # index and version of the messages that begin turns
     first_response: int | None = None
-    busy: bool = False
+    busy: bool = False  # see `Lines.take`
     taken_at: int = 0  # how many messages it had when the call began that keeps it busy
     lost: str = ""  # a request that another process left open
     read_only: bool = False  # a session that was replayed: it is forked, never written to
@@ -116,9 +115,23 @@ class Lines:
 
     def __init__(self) -> None:
         self.newest: dict[str, Line] = {}  # by session, the one that was written last at the end
-        self._by_chain: dict[bytes, list[Line]] = {}
+        self._by_chain: dict[bytes, list[Line]] = {}  # those that went through it, the oldest first
+        self._by_end: dict[bytes, dict[Line, None]] = {}  # those that stand there, in the same order
+        self._ends: dict[Line, bytes] = {}
         self._by_message: dict[str, Line] = {}
+        self._busy: dict[Line, None] = {}
         self._waiting: dict[Line, None] = {}  # those whose tools run now, the newest last
+        self._whole: dict[Line, None] = {}  # those that hold texts, the one that was written last at the end
+
+    def take(self, line: Line) -> None:
+        """A call begins that keeps *line* busy."""
+        line.busy, line.taken_at = True, len(line)
+        self._busy[line] = None
+
+    def release(self, line: Line) -> None:
+        """It is over: *line* can be continued."""
+        line.busy = False
+        self._busy.pop(line, None)
 
     def register(self, line: Line, since: int) -> None:
         """*line* is durable, from its message *since* on as well."""
@@ -131,8 +144,27 @@ class Lines:
             self._waiting[line] = None
         for chain in line.chain[max(since, 1) :]:
             known = self._by_chain.setdefault(chain, [])
-            if line not in known:
+            if not known or known[-1] is not line:
                 known.append(line)
+        self._stands_at(line, line.chain[-1])
+        self._whole.pop(line, None)
+        self._whole[line] = None
+        if len(self._whole) > _WHOLE_LINES:
+            oldest = next(iter(self._whole))
+            del self._whole[oldest]
+            oldest.packed = [None] * len(oldest)
+
+    def _stands_at(self, line: Line, end: bytes) -> None:
+        before = self._ends.get(line)
+        if before == end:
+            return
+        if before is not None:
+            there = self._by_end[before]
+            del there[line]
+            if not there:
+                del self._by_end[before]
+        self._ends[line] = end
+        self._by_end.setdefault(end, {})[line] = None
 
     def name(self, line: Line, message_id: str) -> None:
         """The newest message of *line* is called so by the API."""
@@ -148,12 +180,16 @@ class Lines:
 
     def chain_of(self, packed: Sequence[bytes], digest_of: Callable[[int], bytes]) -> list[bytes]:
         """The chain of a request's messages; *digest_of* gives the digest of one, if it is needed."""
-        known: list[bytes] = [START]
+        if not packed:
+            return [START]
+        known = [START, chained(START, digest_of(0))]
         for line in itertools.islice(reversed(self.newest.values()), _LOOKED_AT):
+            if line.chain[1:2] != known[1:2]:
+                continue
             common = _common(line, packed, digest_of)
             if common >= len(known):
                 known = line.chain[: common + 1]
-            if common and common == len(line):
+            if common == len(line):
                 break
         for index in range(len(known) - 1, len(packed)):
             known.append(chained(known[-1], digest_of(index)))
@@ -162,15 +198,31 @@ class Lines:
     def place(self, chain: list[bytes], prompt: bytes) -> Place:
         """Where a call with this *chain* and the digest of its *prompt* goes."""
         for count in range(len(chain) - 1, 0, -1):
-            candidates = [
-                line
-                for line in self._by_chain.get(chain[count], ())
-                if len(line) >= count and line.chain[count] == chain[count]
-            ]
-            if found := _choose(candidates, count, prompt):
+            if found := self._choose(chain[count], count, prompt):
                 line, reason = found
                 return Place(line, count, reason, chain)
         return Place(None, 0, "", chain)
+
+    def _choose(self, end: bytes, count: int, prompt: bytes) -> tuple[Line, Reason] | None:
+        """Of the lines that went through *end* with *count* messages, as few looked at as can be: they may be many."""
+
+        def is_there(line: Line) -> bool:
+            return len(line) >= count and line.chain[count] == end
+
+        went_through = self._by_chain.get(end)
+        if went_through is None:
+            return None
+        standing = (line for line in self._by_end.get(end, ()) if not line.busy and not line.read_only)
+        begun = (line for line in self._busy if self.newest.get(line.session_id) is line and count >= line.taken_at)
+        ours = (line for line in went_through if not line.read_only)
+        for candidates in (standing, begun, ours, went_through):
+            for line in candidates:
+                if is_there(line) and line.prompt_at(count)[1] == prompt:
+                    return line, _reason(line, count)
+        for line in went_through:
+            if is_there(line) and line.first_response is not None and line.first_response < count:
+                return line, "other prompt"
+        return None
 
     def cause(self) -> Line | None:
         """The line that a new session is most likely due to: one whose tools are running, or the newest."""
@@ -181,18 +233,6 @@ class Lines:
 def place_at(line: Line, count: int, chain: list[bytes]) -> Place:
     """The place behind the first *count* messages of *line*, whose tools and system hold."""
     return Place(line, count, _reason(line, count), chain)
-
-
-def _choose(candidates: list[Line], count: int, prompt: bytes) -> tuple[Line, Reason] | None:
-    same = [line for line in candidates if line.prompt_at(count)[1] == prompt]
-    found: dict[Reason, Line] = {}
-    for line in same:
-        found.setdefault(_reason(line, count), line)
-    for reason in _PREFERRED:
-        if reason in found:
-            return found[reason], reason
-    ours = (line for line in candidates if line.first_response is not None and line.first_response < count)
-    return next(((line, "other prompt") for line in ours), None)
 
 
 def _reason(line: Line, count: int) -> Reason:

@@ -16,17 +16,16 @@ from session.errors import UnreadableJsonError
 from session.events import BlockReceived, ResponseInterrupted, ResponseReceived
 from session.messages import assistant_message, escaped, joined
 from session.pricing import usage_recorded
-from session.recording._asked import redacted_bytes
+from session.recording._redaction import redacted_bytes, redacted_text
 from session.recording._server_sent import Splitter
 from session.recording.chunks import Chunk, is_derived, pack, source
-from session.response import Assembly, FinishedBlock, read_plain
+from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
-    from session.response import Completed
 
 _ERROR: Final = b"error"
 _DELTA_DATA: Final = (
@@ -89,19 +88,22 @@ class PlainReading:
             plain = read_plain(body)
         except UnreadableJsonError as error:
             fault = jsontext.encode({"fault": str(error)})
-            kept = redacted_bytes(body, terms.redact)
-            return [interrupted(terms, "cut", fault, partial=b"", chunks=_account(terms, [kept], [kept == body], b""))]
+            return [interrupted(terms, "cut", fault, chunks=self._account(body, b""))]
         content = redacted_bytes(plain.content, terms.redact)
-        calls = tuple(escaped(block.tool_use_id) for block in plain.blocks if block.tool_use_id)
-        facts = plain.completed
+        calls = tuple(_name(block.tool_use_id, terms) for block in plain.blocks if block.tool_use_id)
+        facts = _redacted_facts(plain.completed, terms)
         self.answered = Answered(assistant_message(content), facts.message_id, calls, facts.stop_reason)
-        chunks = b""
-        if content == plain.content:
-            chunks = _account(terms, [body], [], source([content]))
+        chunks = self._account(body, source([content]))
         received = ResponseReceived(
-            terms.request_id, **_facts(facts, terms), content=content, tool_uses=calls, chunks=chunks, **_how(terms)
+            terms.request_id, **_facts(facts), content=content, tool_uses=calls, chunks=chunks, **_how(terms)
         )
         return [*_usage(facts, terms), received]
+
+    def _account(self, body: bytes, copied_from: bytes) -> bytes:
+        """See `chunks`. None where something was redacted: it holds all that came."""
+        if redacted_bytes(body, self._terms.redact) != body:
+            return b""
+        return pack([Chunk(self._terms.elapsed(), body)], copied_from)
 
 
 class StreamReading:
@@ -181,18 +183,21 @@ class StreamReading:
     def _block(self, block: FinishedBlock) -> SessionEvent:
         kept = redacted_bytes(block.block, self.terms.redact)
         self._redacted = self._redacted or kept != block.block
-        self._blocks.append(msgspec.structs.replace(block, block=kept, tool_use_id=escaped(block.tool_use_id)))
+        self._blocks.append(
+            msgspec.structs.replace(block, block=kept, tool_use_id=_name(block.tool_use_id, self.terms))
+        )
         return BlockReceived(self.terms.request_id, block.index, kept, self._blocks[-1].tool_use_id)
 
     def _completed(self, facts: Completed) -> list[SessionEvent]:
         self.is_over = True
+        facts = _redacted_facts(facts, self.terms)
         self._blocks.sort(key=lambda block: block.index)
         raws = [block.block for block in self._blocks]
         calls = tuple(block.tool_use_id for block in self._blocks if block.tool_use_id)
         self.answered = Answered(joined("assistant", raws), facts.message_id, calls, facts.stop_reason)
         received = ResponseReceived(
             self.terms.request_id,
-            **_facts(facts, self.terms),
+            **_facts(facts),
             blocks=len(raws),
             chunks=self._account(raws),
             **_how(self.terms),
@@ -212,7 +217,7 @@ class StreamReading:
 
     def _account(self, blocks: list[bytes]) -> bytes:
         """See `chunks`. None where something was redacted: the pieces hold what must not be stored."""
-        if self._redacted:
+        if self._redacted or (self.terms.redact is not None and not self._is_clean(self.terms.redact)):
             return b""
         copied_from = source(blocks)
         times = map(self.terms.milliseconds, self._times)
@@ -222,17 +227,39 @@ class StreamReading:
             return b""
         return account
 
+    def _is_clean(self, redact: Callable[[str], str]) -> bool:
+        """Whether nothing in any event by itself is redacted. What is spread over several, `is_derived` sees."""
+        body = b"".join(self._chunks)
+        text = body.decode("utf-8", "backslashreplace")
+        return redacted_text(text, redact) == text and all(
+            redacted_bytes(sent.data, redact) == sent.data for sent in Splitter().feed(body)
+        )
 
-def _account(terms: Terms, bodies: list[bytes], kept: list[bool], copied_from: bytes) -> bytes:
-    return pack([Chunk(terms.elapsed(), body) for body in bodies], copied_from) if all(kept) else b""
+
+def _redacted_facts(facts: Completed, terms: Terms) -> Completed:
+    """*facts* as they may be stored. A model that is then not named has no price."""
+    if terms.redact is None:
+        return facts
+    return Completed(
+        redacted_text(facts.message_id, terms.redact),
+        redacted_text(facts.model, terms.redact),
+        None if facts.stop_reason is None else redacted_text(facts.stop_reason, terms.redact),
+        redacted_bytes(facts.usage, terms.redact),
+        redacted_bytes(facts.rest, terms.redact),
+    )
 
 
-def _facts(facts: Completed, terms: Terms) -> dict[str, Any]:
+def _name(tool_use_id: str, terms: Terms) -> str:
+    """The id of a tool call as it stands in its block, once that is redacted."""
+    return escaped(redacted_text(tool_use_id, terms.redact))
+
+
+def _facts(facts: Completed) -> dict[str, Any]:
     return {
         "message_id": escaped(facts.message_id),
         "model": escaped(facts.model),
         "stop_reason": None if facts.stop_reason is None else escaped(facts.stop_reason),
-        "rest": redacted_bytes(facts.rest, terms.redact),
+        "rest": facts.rest,
     }
 
 

@@ -14,11 +14,12 @@ from session._finishing import finished
 from session.errors import RecordingFailedError
 from session.events import NO_META, Meta, ResponseInterrupted
 from session.pricing import load_prices
-from session.recording._asked import asked, redacted_bytes
+from session.recording._asked import asked
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
 from session.recording._journal import Journals
 from session.recording._reading import PlainReading, StreamReading, Terms, interrupted
+from session.recording._redaction import redacted_bytes
 from session.recording._resuming import resumed
 from session.recording._tee import show, show_async
 from session.sdk import kept_headers
@@ -56,8 +57,9 @@ class Recorder(Middleware):
     When the program can act on something, it is durable: the request before it is sent, each content block before its
     end is handed over, the response before its end. A call costs at most two durable appends and one per block.
 
-    *redact* is given every text before it is written and returns what is to be written instead. Without it the content
-    is kept as it was sent. Keys are never seen; of the headers a few are kept that say what a body means.
+    *redact* is given every text of requests and answers before it is written (content, names, ids, errors) and returns
+    what is to be written instead. Without it the content is kept as it was sent. Keys are never seen; of the headers a
+    few are kept that say what a body means.
 
     *on_failure* is what happens when something cannot be written, or *redact* fails: "raise" a `RecordingFailedError`
     (before the call is sent, so nothing is lost; for a response, it says so), or "go_on" without recording that call;
@@ -197,7 +199,7 @@ class Recorder(Middleware):
             self._prices,
             self._redact,
             response.status_code,
-            kept_headers(response.headers, failed=not response.http_response.is_success),
+            self.redacted(kept_headers(response.headers, failed=not response.http_response.is_success)),
         )
 
     def redacted(self, raw: bytes) -> bytes:

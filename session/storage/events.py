@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DIGEST_BYTES: Final = 32
+_READ_THREADS: Final = 4
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -87,6 +89,7 @@ class EventSessionStorage:
         opened, self._owned = open_log(path, durability, clock)
         self._log = SessionLog(opened)
         self._beside = blocking_side(opened)
+        self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="refold-sessions")
         self._clock = clock
 
     @classmethod
@@ -303,6 +306,8 @@ class EventSessionStorage:
     async def aclose(self) -> None:
         """Close the log, if it was opened here. Closing twice is fine."""
         if self._owned:
+            self._beside = None  # from here on the log says itself that it is closed
+            self._threads.shutdown(wait=False)
             await self._log.log.aclose()
 
     async def __aenter__(self) -> Self:
@@ -314,11 +319,13 @@ class EventSessionStorage:
         await self.aclose()
 
     async def _beside_the_loop(self, work: Callable[[SessionLog], Coroutine[Any, Any, T]]) -> T:
-        """*work* as a whole in a worker thread, decoding and folding included, where the log has a side for threads."""
+        """*work* as a whole in a worker thread, decoding and folding included, where the log has a side for threads.
+        Not in one of the loop's own: a program can fill those with what waits for an append, and so for this.
+        """
         beside = self._beside
         if beside is None:
             return await work(self._log)
-        return await asyncio.to_thread(lambda: run_now(work(beside)))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: run_now(work(beside)))
 
 
 async def _find_state(log: SessionLog, session_id: str) -> SessionState | None:

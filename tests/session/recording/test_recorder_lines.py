@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from eventstore import Event
 from session.events import RequestSent
 from session.recording import Recorder
-from session.recording._lines import _first_difference
-from session.recording.digests import message_digest, prompt_digest
+from session.recording._lines import _WHOLE_LINES, Line, Lines, _first_difference
+from session.recording.digests import START, message_digest, prompt_digest
 from session.storage._now import run_now
 from session.testing import Cut, Failure, Reply, ScriptedApi, StreamError, calls, says
 from tests.session.recording.kit import ASK, events_of, in_memory, state_of, stored_of, user
@@ -123,6 +123,51 @@ def test_each_request_can_be_read_back_after_many_more_moves(
     choices: list[tuple[str, int]], answers: list[Any], seed: int
 ) -> None:
     check(choices * 2, answers, seed)
+
+
+class Watched(Line):
+    """Counts how often a line is looked at."""
+
+    looks = 0
+
+    def prompt_at(self, count: int) -> Any:
+        Watched.looks += 1
+        return super().prompt_at(count)
+
+
+def test_of_many_samples_of_one_prompt_the_next_is_placed_by_a_look_at_few() -> None:
+    """Each goes on from the same ask, answered otherwise."""
+    lines = Lines()
+    for number in range(1_000):
+        line = Watched(f"r.{number}")
+        line.say(b"ask", b"chain of the ask", 1, "user", ())
+        line.say(None, b"chain of answer %d" % number, 2, "assistant", ())
+        lines.register(line, 0)
+    Watched.looks = 0
+    place = lines.place([START, b"chain of the ask"], b"")
+    assert place.line is not None
+    assert (place.line.session_id, place.kept, place.reason) == ("r.0", 1, "earlier point")
+    place = lines.place([START, b"chain of the ask", b"chain of answer 500", b"chain of the next ask"], b"")
+    assert place.line is not None
+    assert (place.line.session_id, place.kept, place.reason) == ("r.500", 2, "")
+    assert Watched.looks < 10
+
+
+def test_lines_of_long_ago_keep_no_texts_and_are_recognised_all_the_same() -> None:
+    lines = Lines()
+    digests = {}
+    for number in range(_WHOLE_LINES + 10):
+        line = Line(f"r.{number}")
+        packed = b"ask %d" % number
+        digests[packed] = message_digest(user(packed.decode()))
+        chain = lines.chain_of([packed], lambda _: digests[packed])  # noqa: B023 - at once
+        line.say(packed, chain[-1], 1, "user", ())
+        lines.register(line, 0)
+    assert sum(line.packed != [None] for line in lines.newest.values()) == _WHOLE_LINES
+    for packed in (b"ask 0", b"ask 250"):
+        place = lines.place(lines.chain_of([packed], lambda _: digests[packed]), b"")  # noqa: B023 - at once
+        assert place.line is not None
+        assert (place.line.session_id, place.reason) == (f"r.{int(packed[4:])}", "")
 
 
 PACKED = st.lists(st.sampled_from([b"a", b"b"]), max_size=9)

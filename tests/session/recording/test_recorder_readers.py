@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from session.errors import RecordingFailedError
 from session.events import ResponseInterrupted, ResponseReceived
-from session.recording import Recorder
+from session.recording import Recorder, _journal
+from session.recording._server_sent import Splitter
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
-from session.testing import Reply, ScriptedApi
-from tests.session.recording.kit import ASK, events_of, in_memory, state_of, user
+from session.testing import Exact, Reply, ScriptedApi, wire
+from tests.session.recording.kit import ASK, body_of, events_of, in_memory, state_of, user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,3 +260,81 @@ def test_two_recorders_of_one_name_do_not_write_into_each_others_sessions(tmp_pa
         first, second = (recorder.sessions for recorder in recorders)
         assert (len(first), len(second), set(first) & set(second)) == (2, 2, set())
         assert all(len(storage.load(name).messages) == 2 for name in [*first, *second])  # type: ignore[union-attr]
+
+
+# --- programs that wait -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", ["path", "awaited"])
+def test_a_program_that_fills_the_threads_of_its_loop_is_recorded_all_the_same(storage: str, tmp_path: Path) -> None:
+    """Each thread waits for a call that must be recorded first."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2))
+        async with contextlib.AsyncExitStack() as stack:
+            given: Any = tmp_path / "log"
+            if storage == "awaited":
+                given = await stack.enter_async_context(EventSessionStorage(given, durability="os"))
+            recorder = stack.enter_context(Recorder(given))
+            client = ScriptedApi(lambda _body, _number: "Yes.").async_client(middleware=[recorder])
+            await client.messages.create(
+                messages=[user("Begin")], **ASK
+            )  # for the first one the SDK takes a thread, too
+
+            def tool(number: int) -> Any:
+                call = client.messages.create(messages=[user(f"Ask {number}")], **ASK)
+                return asyncio.run_coroutine_threadsafe(call, loop).result(20)
+
+            answers = await asyncio.gather(*[asyncio.to_thread(tool, number) for number in range(8)])
+            assert [answer.content[0].text for answer in answers] == ["Yes."] * 8
+            assert len(recorder.sessions) == 9
+
+    asyncio.run(main())
+
+
+def test_a_call_waits_once_for_one_that_begins_and_cannot_go_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A synchronous call on the loop keeps an asynchronous one of the same beginning from its end."""
+    monkeypatch.setattr(_journal, "_PATIENCE_SECONDS", 0.05)
+
+    async def main() -> list[str]:
+        with Recorder(tmp_path / "log") as recorder:
+            api = ScriptedApi(lambda _body, _number: "Yes.")
+            beginning = asyncio.create_task(api.async_client(middleware=[recorder]).messages.create(**GO))
+            while not recorder._calls._opening:  # noqa: ASYNC110 - no event of ours
+                await asyncio.sleep(0)
+            api.client(middleware=[recorder]).messages.create(**GO)
+            await beginning
+            return recorder.sessions
+
+    assert len(asyncio.run(main())) == 2
+
+
+# --- streams that are none --------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_breaks_the_rules_is_kept_to_its_end_as_the_program_saw_it() -> None:
+    storage = in_memory()
+    recorder = Recorder(storage)
+    first = wire.events(wire.message(Reply(content="One."), model="m", key=b"1", usage=wire.usage(1, 0, 0, 0, 1)))
+    body = b"".join([*first[:4], first[-3], first[3], *first[-3:-1]])  # a delta behind its block's end
+    client = ScriptedApi([Exact(body=body)]).client(middleware=[recorder])
+    with client.messages.with_streaming_response.create(stream=True, **GO) as response:
+        seen = b"".join(response.iter_bytes())
+    events = events_of(storage, recorder.sessions[0])
+    (cut,) = [event for event in events if isinstance(event, ResponseInterrupted)]
+    assert cut.reason == "cut"
+    assert b"fault" in cut.error
+    assert b"".join(body_of(cut, events)) == seen == body
+
+
+def test_a_line_that_comes_in_many_pieces_is_put_together_once() -> None:
+    """To look through all of it at each piece would take minutes."""
+    whole = b"data: " + b"x" * 2**24 + b"\n\n"
+    splitter = Splitter()
+    began = time.process_time()
+    found = [event for place in range(0, len(whole), 4096) for event in splitter.feed(whole[place : place + 4096])]
+    assert [event.data for event in found] == [whole[6:-2]]
+    assert time.process_time() - began < 5
