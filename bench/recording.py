@@ -1,10 +1,10 @@
 """What does recording cost a program: time per call, bytes per turn, and does any of it grow with the history?
 
-1. A call: the real client asks a server in another process over a loopback socket, which streams 900 B in 40 pieces
-   without any delay. A bare call is that call without a recorder: what the client needs for it, with an API that takes
-   no time to think; a real one takes seconds. The third contestant is a bare call in which somebody makes the appends
-   of the recorded one, at the same moments, knowing what to write. Bar: a recorded call takes longer than that by at
-   most 10 % of a bare one. In turns, the median of each round; CPU time of the process beside it.
+1. A call: the real client asks a server in another process over a loopback socket, which answers 900 B, streamed in 40
+   pieces or whole, without any delay. A bare call is that call without a recorder: what the client needs for it, with
+   an API that takes no time to think; a real one takes seconds. The third contestant is a bare call in which somebody
+   makes the appends of the recorded one, at the same moments, knowing what to write. Bar: a recorded call takes longer
+   than that by at most 10 % of a bare one. In turns, the median of each round; CPU time of the process beside it.
 2. Bytes: an agent's loop (asks of 200 B, answers of 1.5 KB, tool results of 3 to 30 KB). Bar: the file has at most 1.5
    times the bytes of the messages, tools and system, each once.
 3. Growth: a chat of 5,000 turns (250 B and 900 B), each request with the whole history. Bars: a turn costs the same
@@ -38,7 +38,7 @@ from session.storage import BlockingEventSessionStorage
 from session.testing import Reply, calls, says, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from anthropic import APIRequest
@@ -55,21 +55,30 @@ BARS: Final = 40  # characters of the longest bar of the plot
 def run(size: Size) -> Result:
     """All three parts."""
     with size.scratch() as directory:
-        series, call, hashes = _call_cost(size, directory)
+        with _server(directory) as address:
+            costs = [_call_cost(size, directory / kind, address, kind) for kind in _ASKED]
         loop = _loop_bytes(size, directory)
         growth = _growth(size, directory)
-    series += [loop.series, *growth.series]
-    return Result(QUESTION, series, [call, loop.finding, *growth.findings], hashes, growth.plot)
+    series = [each for cost in costs for each in cost.series] + [loop.series, *growth.series]
+    findings = [cost.finding for cost in costs] + [loop.finding, *growth.findings]
+    return Result(QUESTION, series, findings, {f"every event, {cost.kind}": cost.hashes for cost in costs}, growth.plot)
 
 
 # --- 1: a call --------------------------------------------------------------------------------------------------------
 
 
-def _call_cost(size: Size, directory: Path) -> tuple[list[Series], Finding, dict[str, dict[str, str]]]:
+class _CallCost(msgspec.Struct):
+    kind: str
+    series: list[Series]
+    finding: Finding
+    hashes: dict[str, str]
+
+
+def _call_cost(size: Size, directory: Path, address: str, kind: str) -> _CallCost:
     calls_made = size.pick(full=40, small=3)
-    with _server(directory) as address, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         recorded_in, again = [
-            stack.enter_context(BlockingEventSessionStorage(directory / name, durability="os"))
+            stack.enter_context(BlockingEventSessionStorage(directory.with_name(f"{kind} {name}"), durability="os"))
             for name in ("recorded", "again")
         ]
         recorder = Recorder(recorded_in)
@@ -77,33 +86,30 @@ def _call_cost(size: Size, directory: Path) -> tuple[list[Series], Finding, dict
         bare, recorded, appended = [
             stack.enter_context(_client(address, middleware=middleware)) for middleware in ((), [recorder], [appends])
         ]
-        turns = _InTurns((bare, recorded, appended), appends, calls_made)
-        series = interleave(size, _contestants(turns))
-        hashes = {"every event": appends.hashes()}
-    return list(series.values()), _added(series), hashes
+        turns = _InTurns((bare, recorded, appended), appends, calls_made, _ASKED[kind])
+        series = list(interleave(size, _contestants(turns, kind)).values())
+        return _CallCost(kind, series, _added(series, kind), appends.hashes())
 
 
-def _contestants(turns: _InTurns) -> list[Contestant]:
+def _contestants(turns: _InTurns, kind: str) -> list[Contestant]:
     def first(number: int) -> float:
         turns.play(number)
         return turns.median(0, 0)
 
     return [
-        Contestant("bare call", "-", first),
-        Contestant("recorded call", "os", lambda _: turns.median(1, 0)),
-        Contestant("bare call and its appends", "os", lambda _: turns.median(2, 0)),
-        Contestant("bare call, CPU", "-", lambda _: turns.median(0, 1)),
-        Contestant("recorded call, CPU", "os", lambda _: turns.median(1, 1)),
-        Contestant("bare call and its appends, CPU", "os", lambda _: turns.median(2, 1)),
+        Contestant(f"{kind}: bare call", "-", first),
+        Contestant(f"{kind}: recorded call", "os", lambda _: turns.median(1, 0)),
+        Contestant(f"{kind}: bare call and its appends", "os", lambda _: turns.median(2, 0)),
+        Contestant(f"{kind}: bare call, CPU", "-", lambda _: turns.median(0, 1)),
+        Contestant(f"{kind}: recorded call, CPU", "os", lambda _: turns.median(1, 1)),
+        Contestant(f"{kind}: bare call and its appends, CPU", "os", lambda _: turns.median(2, 1)),
     ]
 
 
-def _added(series: Mapping[str, Series]) -> Finding:
-    bare, recorded, appended = (
-        series[name].values for name in ("bare call", "recorded call", "bare call and its appends")
-    )
+def _added(series: Sequence[Series], kind: str) -> Finding:
+    bare, recorded, appended = (each.values for each in series[:3])
     added = [100 * (more - less) / alone for alone, more, less in zip(bare, recorded, appended, strict=True)]
-    return Finding("added beyond the appends / bare call", statistics.median(added), "%", at_most=10)
+    return Finding(f"{kind}: added beyond the appends / bare call", statistics.median(added), "%", at_most=10)
 
 
 @contextlib.contextmanager
@@ -129,10 +135,20 @@ def _client(address: str, **options: Any) -> Anthropic:  # noqa: ANN401 - the SD
     return Anthropic(api_key="none", base_url=address, max_retries=0, **options)
 
 
-def _ask(client: Anthropic, number: int) -> None:
-    messages: Any = [{"role": "user", "content": f"Ask {number} " + "x" * 240}]
-    with client.messages.stream(messages=messages, **ASK) as stream:
+def _ask_for_a_stream(client: Anthropic, number: int) -> None:
+    with client.messages.stream(messages=_messages(number), **ASK) as stream:
         stream.until_done()
+
+
+def _ask_for_all_at_once(client: Anthropic, number: int) -> None:
+    client.messages.create(messages=_messages(number), **ASK)
+
+
+def _messages(number: int) -> Any:  # noqa: ANN401 - the SDK's own
+    return [{"role": "user", "content": f"Ask {number} " + "x" * 240}]
+
+
+_ASKED: Final = {"streamed": _ask_for_a_stream, "whole": _ask_for_all_at_once}
 
 
 class _InTurns:
@@ -140,10 +156,13 @@ class _InTurns:
     the machine, and threads that have gone to sleep meanwhile, hit all alike.
     """
 
-    def __init__(self, clients: Sequence[Anthropic], appends: _Appends, count: int) -> None:
+    def __init__(
+        self, clients: Sequence[Anthropic], appends: _Appends, count: int, ask: Callable[[Anthropic, int], None]
+    ) -> None:
         self._clients = clients
         self._appends = appends
         self._count = count
+        self._ask = ask
         self._times: list[list[tuple[float, float]]] = []
 
     def play(self, number: int) -> None:
@@ -153,7 +172,7 @@ class _InTurns:
             for client, times in zip(self._clients, self._times, strict=True):
                 if client is self._clients[-1]:
                     self._appends.look()
-                times.append(_seconds_and_cpu(lambda: _ask(client, call)))  # noqa: B023 - now
+                times.append(_seconds_and_cpu(lambda: self._ask(client, call)))  # noqa: B023 - now
 
     def median(self, client: int, clock: int) -> float:
         """Of the calls of a client in this round: seconds (0), or seconds of CPU time (1)."""
@@ -184,6 +203,10 @@ class _Appends(Middleware):
         """See `Recorder.handle`."""
         self._append()
         response = call_next(request)
+        if not request.stream:
+            response.read()
+            self._append()
+            return response
         read = response.http_response.iter_bytes
         response.http_response.iter_bytes = lambda chunk_size=None: self._body(read(chunk_size))  # type: ignore[method-assign]
         return response
