@@ -121,7 +121,7 @@ def open_engine(path: str | os.PathLike[str], options: Options, *, create: bool)
     Raises `LogReplacedError` if what this process has open is no longer what is at the path.
     """
     resolved = resolve_path(path)
-    with _engines_lock:
+    with _engines_lock.held:
         engine = _engines.get(resolved)
         if engine is None:
             if not find_log(resolved):
@@ -138,7 +138,7 @@ def open_engine(path: str | os.PathLike[str], options: Options, *, create: bool)
 
 def release(engine: Engine) -> None:
     """Give back what `open_engine` gave; the last one closes it."""
-    with _engines_lock:
+    with _engines_lock.held:
         if _engines.get(engine.path) is not engine:
             return  # the parent's, given back in a forked child
         engine.users -= 1
@@ -158,7 +158,7 @@ _suspended = contextlib.ExitStack()  # what is held while this process forks
 
 def _suspend_all() -> None:
     """Before an `os.fork()`: wait for what runs, and keep every file closed until it is over."""
-    _suspended.enter_context(_engines_lock)
+    _suspended.enter_context(_engines_lock.held)
     for engine in _engines.values():
         _suspended.enter_context(engine.environment.suspended())
 

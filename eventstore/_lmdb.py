@@ -35,7 +35,7 @@ from eventstore._files import (
     sync_path,
     translate_os_error,
 )
-from eventstore._gate import Gate, WouldWaitError
+from eventstore._gate import Gate, Passage, WouldWaitError
 from eventstore._layout import FORMAT, IDENTITY, DamagedRecord, unpack_identity
 from eventstore.errors import (
     AddressSpaceError,
@@ -121,11 +121,12 @@ class Environment:
         try:
             self._check_in_place()
         except LogReplacedError:  # unless this process is just rewriting them
-            self._gate.enter()
+            passage = Passage()
             try:
+                self._gate.enter(passage)
                 self._check_in_place()
             finally:
-                self._gate.leave()
+                self._gate.leave(passage)
 
     def _check_in_place(self) -> None:
         """As a rule one call of `stat`: unless names in the directory have changed, the files need no look."""
@@ -174,8 +175,9 @@ class Environment:
         """
         self._check_process()
         for _ in range(_READ_TRIES):
-            self._gate.enter(wait=wait)
+            passage = Passage()
             try:
+                self._gate.enter(passage, wait=wait)
                 with self._usable().begin(buffers=True) as transaction:
                     return work(transaction)
             except lmdb.MapResizedError:
@@ -189,7 +191,7 @@ class Environment:
             except (DamagedRecord, struct.error) as error:
                 raise CorruptLogError(str(self.path), f"a table is damaged: {error}") from error
             finally:
-                self._gate.leave()
+                self._gate.leave(passage)
             if resized:
                 if not wait:
                     raise WouldWaitError
@@ -203,8 +205,9 @@ class Environment:
         """
         self._check_process()
         while True:
-            self._gate.enter()
+            passage = Passage()
             try:
+                self._gate.enter(passage)
                 return self._write_once(work)
             except lmdb.MapFullError:
                 size = self._map_size_bytes * 2
@@ -213,7 +216,7 @@ class Environment:
             except lmdb.Error as error:
                 raise _translate(self.path, error) from error
             finally:
-                self._gate.leave()
+                self._gate.leave(passage)
             self._resize(size)
 
     def owns(self, error: Exception) -> bool:
@@ -229,8 +232,12 @@ class Environment:
             result = work(transaction)
         except BaseException:
             # Readers that do not cease keep py-lmdb's `abort` waiting for seconds: hold them back.
-            with self._gate.alone(passed=True):
+            alone = Passage()
+            try:
+                self._gate.enter_alone(alone, passed=True)
                 transaction.abort()
+            finally:
+                self._gate.leave_alone(alone, None)
             raise
         try:
             transaction.commit()
@@ -253,7 +260,9 @@ class Environment:
 
     def _resize(self, size: int) -> None:
         """Map *size* bytes, or with 0 as many as another process has made it."""
-        with self._gate.alone():
+        alone = Passage()
+        try:
+            self._gate.enter_alone(alone)
             env = self._usable()
             try:
                 env.set_mapsize(size)
@@ -266,17 +275,20 @@ class Environment:
                     raise MapFullError(str(self.path), "its map is full and the process may not map more") from error
             else:
                 self._map_size_bytes = env.info()["map_size"]
+        finally:
+            self._gate.leave_alone(alone, None)
 
     def copy(self, target: Path, *, compact: bool) -> None:
         """Write a consistent copy of the data file into the directory *target*, durable when this returns. Writers go
         on; with *compact*, free pages are left out.
         """
         self._check_process()
-        self._gate.enter()
+        passage = Passage()
         try:
+            self._gate.enter(passage)
             self._copy(target, compact=compact)
         finally:
-            self._gate.leave()
+            self._gate.leave(passage)
 
     def _copy(self, target: Path, *, compact: bool) -> None:
         try:
@@ -298,22 +310,30 @@ class Environment:
             raise LogInUseError(str(self.path), "a signal came in the middle of another use of it")
         nursery = self.path / _COMPACTED
         self.check_in_place()
-        with self._gate.alone(), lock:
-            env = self._usable()
-            self._check_in_place()  # again: nobody who keeps to the rules can replace them now
-            try:
-                before = os.stat(self._data_path).st_size  # noqa: PTH116
-                self.remove_debris()
-                nursery.mkdir(mode=0o700)
-                self._copy(nursery, compact=True)
-                self._replace_by(nursery / DATA_FILE, env)
-                after = os.stat(self._data_path).st_size  # noqa: PTH116
-            except OSError as error:
-                raise translate_os_error(self.path, error) from error
-            finally:
-                remove_directory(nursery)
-            self._try_to_open()
-            return before, after
+        alone = Passage()
+        try:
+            self._gate.enter_alone(alone)
+            with lock:
+                return self._rewrite(nursery)
+        finally:
+            self._gate.leave_alone(alone, None)
+
+    def _rewrite(self, nursery: Path) -> tuple[int, int]:
+        env = self._usable()
+        self._check_in_place()  # again: nobody who keeps to the rules can replace them now
+        try:
+            before = os.stat(self._data_path).st_size  # noqa: PTH116
+            self.remove_debris()
+            nursery.mkdir(mode=0o700)
+            self._copy(nursery, compact=True)
+            self._replace_by(nursery / DATA_FILE, env)
+            after = os.stat(self._data_path).st_size  # noqa: PTH116
+        except OSError as error:
+            raise translate_os_error(self.path, error) from error
+        finally:
+            remove_directory(nursery)
+        self._try_to_open()
+        return before, after
 
     def _replace_by(self, copy: Path, env: lmdb.Environment) -> None:
         """Put *copy* in the place of the file that is open as *env*, and close that."""
@@ -353,24 +373,32 @@ class Environment:
         """Release the file, once every running transaction is over. In a forked child: forget it."""
         if self._process != os.getpid():
             return
-        with self._gate.alone():
+        alone = Passage()
+        try:
+            self._gate.enter_alone(alone)
             self._closed = True
             if self._lmdb is not None:
                 self._lmdb.close()
                 self._lmdb = None
+        finally:
+            self._gate.leave_alone(alone, None)
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Keep the file closed during an `os.fork()`: a child that inherits an open one can neither close it, for that
         would take its reader slots from the parent, nor open another. The fork waits for what runs, a `copy` too.
         """
-        with self._gate.alone():
+        alone = Passage()
+        try:
+            self._gate.enter_alone(alone)
             env, self._lmdb = self._lmdb, None
             if env is not None:
                 env.close()
             yield
             if env is not None:
                 self._try_to_open()
+        finally:
+            self._gate.leave_alone(alone, None)
 
     def forget(self) -> None:
         """In a forked child: nothing of it is ours."""

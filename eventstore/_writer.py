@@ -155,7 +155,7 @@ class Writer:
             del waiter
 
     def _submit(self, job: Job[Any]) -> None:
-        with self._closing:
+        with self._closing.held:
             if self._closed:
                 raise ClosedError(str(self._environment.path))
             self._queue.put(job)
@@ -170,7 +170,7 @@ class Writer:
 
     def close(self) -> None:
         """Finish what was submitted and end the thread. Owed erasure goes on at the next open."""
-        with self._closing:
+        with self._closing.held:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventstore import BlockingLmdbEventLog, LmdbEventLog, NewEvent, WrongVersionError
+from eventstore._gate import Passage
 from tests.eventstore.other_process import run
 
 if TYPE_CHECKING:
@@ -35,9 +36,13 @@ def held(log: LmdbEventLog) -> Iterator[threading.Event]:
     taken, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with log.blocking.engine.environment._gate.alone():
+        gate, alone = log.blocking.engine.environment._gate, Passage()
+        try:
+            gate.enter_alone(alone)
             taken.set()
             assert let_go.wait(PATIENCE_SECONDS)
+        finally:
+            gate.leave_alone(alone, None)
 
     thread = threading.Thread(target=hold)
     thread.start()
