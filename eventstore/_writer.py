@@ -25,7 +25,7 @@ from eventstore._requests import Request
 from eventstore.errors import ClosedError, CorruptEventError, CorruptLogError, LogFailedError, LogReplacedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from eventstore._lmdb import Environment, Transaction
 
@@ -35,6 +35,8 @@ _MAX_BATCH_JOBS: Final = 4_096
 _MAX_BATCH_BYTES: Final = 64 * 2**20
 _LINGER_SHARE: Final = 0.25  # of the last commit's time, at most, is spent waiting for those it has just woken,
 _LINGER_SECONDS: Final = 0.005  # and never more than this: that commit may have waited for another process
+_FIRST_PAUSE_SECONDS: Final = 0.1  # after an erasure that failed,
+_LONGEST_PAUSE_SECONDS: Final = 60.0  # and after many in a row
 _OF_ALL: Final = (LogFailedError, ClosedError, LogReplacedError)  # not the fault of one job in a batch
 _logger = logging.getLogger("eventstore")
 
@@ -124,9 +126,11 @@ class Writer:
         self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = OwnedLock()
-        self._erasure_owed = erasure_owed
+        self._debt = _Debt(owed=erasure_owed)
         self._last_batch = 1
         self._last_seconds = 0.0
+        self._batch: list[Job[Any]] = []  # what the writer thread is at
+        self._failure = ""  # why that thread ended before its time
         self._thread = threading.Thread(target=self._run, name="refold-writer", daemon=True)
         self._thread.start()
 
@@ -158,11 +162,13 @@ class Writer:
         with self._closing.held:
             if self._closed:
                 raise ClosedError(str(self._environment.path))
+            if self._failure:
+                raise LogFailedError(str(self._environment.path), self._failure)
             self._queue.put(job)
 
     def owe_erasure(self) -> None:
         """A stream was deleted: erase in the background. Called within the deletion's own job."""
-        self._erasure_owed = True
+        self._debt.owed = True
 
     def is_used_here(self) -> bool:
         """Whether this thread is in the middle of submitting something."""
@@ -179,32 +185,41 @@ class Writer:
     # ---------------------------------------------------------------------------------------- the writer thread
 
     def _run(self) -> None:
-        while True:
-            batch, last = self._gather()
-            if batch:
-                started = time.perf_counter()
-                self._commit(batch)
-                self._last_batch = len(batch)
-                self._last_seconds = time.perf_counter() - started
-            elif not last:
-                self._erase()
-            if last:
-                return
-
-    def _gather(self) -> tuple[list[Job[Any]], bool]:
-        """What is waiting, at most a batch, and whether the log is closing; nothing if there is erasure to do first."""
+        """Until the log closes; whoever waits is told, whatever happens."""
         try:
-            job = self._queue.get(block=not self._erasure_owed)
+            while self._serve():
+                pass
+        except BaseException as error:  # noqa: BLE001  (a mistake of ours; nobody else would notice)
+            self._fail(error)
+
+    def _serve(self) -> bool:
+        """Commit the next batch, or erase; whether the log stays open."""
+        last = self._gather()
+        if self._batch:
+            started = time.perf_counter()
+            self._commit(self._batch)
+            self._last_batch = len(self._batch)
+            self._last_seconds = time.perf_counter() - started
+        elif not last:
+            self._erase()
+        return not last
+
+    def _gather(self) -> bool:
+        """Put what is waiting into the batch, and say whether the log is closing; nothing if there is erasure to do
+        first.
+        """
+        batch = self._batch = []  # of the writer, not of this function: if that fails, they must hear of it
+        try:
+            job = self._queue.get(timeout=self._debt.patience())
         except queue.Empty:
-            return [], False
-        batch: list[Job[Any]] = []
+            return False
         size = 0
         deadline = None
         while job is not None:
             batch.append(job)
             size += job.request.size
             if len(batch) >= _MAX_BATCH_JOBS or size >= _MAX_BATCH_BYTES:
-                return batch, False
+                return False
             try:
                 job = self._queue.get_nowait()
             except queue.Empty:
@@ -212,12 +227,34 @@ class Writer:
                 now = time.perf_counter()
                 deadline = deadline or now + min(self._last_seconds * _LINGER_SHARE, _LINGER_SECONDS)
                 if len(batch) >= self._last_batch or now >= deadline:
-                    return batch, False
+                    return False
                 try:
                     job = self._queue.get(timeout=deadline - now)
                 except queue.Empty:
-                    return batch, False
-        return batch, True
+                    return False
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """The thread ends: nothing that waits, or that comes later, is written."""
+        failure = LogFailedError(str(self._environment.path), f"the writer failed: {error!r}")
+        with self._closing.held:
+            self._failure = failure.reason
+        waiting = [*self._batch, *self._left()]
+        for job in waiting:
+            if job.result is None and job.error is None:
+                job.error = failure
+        for job in waiting:
+            with contextlib.suppress(BaseException):  # of a waiter that broke it, or that was woken before
+                _wake([job])
+        _log(logging.ERROR, "%s: the writer failed", self._environment.path, error=error)
+
+    def _left(self) -> Iterator[Job[Any]]:
+        """What is in the queue, taken out."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._queue.get_nowait()
+                if job is not None:
+                    yield job
 
     def _commit(self, batch: Sequence[Job[Any]]) -> None:
         try:
@@ -230,6 +267,7 @@ class Writer:
                     self._commit([job])
                 return
             for job in batch:
+                job.result = None  # of work that came to nothing
                 job.error = _translate(self._environment, error).with_traceback(None)
         _wake(batch)
 
@@ -258,14 +296,52 @@ class Writer:
         return CorruptEventError(stream, version, self._ledger.token(position), str(error))
 
     def _erase(self) -> None:
-        """One batch of owed erasure, while nobody waits."""
+        """One batch of owed erasure, while nobody waits. What could not be written stays owed."""
         job = Job(Request(Ledger.erase), _Nobody())
         self._commit([job])
-        errors = [job.error] if job.error is not None else []
-        for error in [*errors, *(job.result.stopped if job.result else ())]:
+        if job.error is not None:
+            self._put_off(job.error)
+            return
+        assert job.result is not None, "it was erased"
+        self._debt.paid(more=job.result.more)
+        for stopped in job.result.stopped:
             # `verify` reports what is wrong, and `erase()` raises it.
-            _logger.warning("%s: erasure stopped: %s", self._environment.path, error)
-        self._erasure_owed = job.result is not None and job.result.more
+            _log(logging.WARNING, "%s: erasure stopped: %s", self._environment.path, stopped)
+
+    def _put_off(self, error: BaseException) -> None:
+        """Try again later. A disk that stays full for a day is worth one warning."""
+        level = logging.DEBUG if self._debt.is_put_off() else logging.WARNING
+        pause = self._debt.put_off()
+        _log(level, "%s: erasure put off for %.1f s: %s", self._environment.path, pause, error)
+
+
+class _Debt:
+    """Whether erasure is owed, and when to go on with it."""
+
+    def __init__(self, *, owed: bool) -> None:
+        self.owed = owed
+        self._pause = 0.0
+        self._due = 0.0
+
+    def patience(self) -> float | None:
+        """For how many seconds to wait for something else to do; None: for ever."""
+        if not self.owed:
+            return None
+        return max(self._due - time.monotonic(), 0.0) if self._pause else 0.0
+
+    def paid(self, *, more: bool) -> None:
+        """A batch is erased."""
+        self.owed, self._pause = more, 0.0
+
+    def is_put_off(self) -> bool:
+        """Whether the last batch failed."""
+        return self._pause > 0
+
+    def put_off(self) -> float:
+        """A batch failed: wait before the next one, twice as long each time. How long."""
+        self._pause = min(self._pause * 2 or _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        self._due = time.monotonic() + self._pause
+        return self._pause
 
 
 class _Nobody:
@@ -296,3 +372,9 @@ def _wake(batch: Sequence[Job[Any]]) -> None:
 def _wake_all(jobs: list[Job[Any]]) -> None:
     for job in jobs:
         job.waiter.wake(job)
+
+
+def _log(level: int, message: str, *facts: object, error: BaseException | None = None) -> None:
+    """Log, whatever the program's handlers raise: they must not end the writer."""
+    with contextlib.suppress(BaseException):
+        _logger.log(level, message, *facts, exc_info=error)

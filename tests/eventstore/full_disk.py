@@ -6,16 +6,23 @@ Each function gets an empty directory on it; what it asserts is the test.
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from eventstore import BlockingLmdbEventLog, DiskFullError, NewEvent
+from eventstore import BlockingLmdbEventLog, DiskFullError, Expected, NewEvent, _requests
 from tests.eventstore.soundness import problems_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COUNTS = {"small": 1, "large": 60}
 BALLAST_BYTES = 256 * 1024
+PATIENCE_SECONDS = 20
 
 
 def fill(directory: Path) -> None:
@@ -114,6 +121,52 @@ def a_backup_leaves_nothing_behind(directory: Path) -> None:
         assert sorted(path.name for path in directory.iterdir()) == ["filler", "log"]
         log.append("stream", [event()], expected=100)
         assert problems_of(log) == []
+
+
+class Heard(logging.Handler):
+    """What is logged, by level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.messages: dict[int, list[str]] = {logging.WARNING: [], logging.DEBUG: []}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages[record.levelno].append(record.getMessage())
+
+
+def erasure_waits_for_room(directory: Path) -> None:
+    """It is tried again and again, with growing pauses, and warned of once; appends are not kept waiting."""
+    heard = Heard()
+    logging.getLogger("eventstore").addHandler(heard)
+    logging.getLogger("eventstore").setLevel(logging.DEBUG)
+    with BlockingLmdbEventLog(directory / "log") as log:
+        for _ in range(60):  # side by side, so that erasure has to copy what stays
+            for stream in ("kept", "stream"):
+                log.append(stream, [event(900) for _ in range(4)])
+        writer = log.engine.writer
+        writer.call(_requests.delete(lambda: None, "stream", Expected.ANY, "", ""))  # its erasure is not begun yet
+        fill(directory)
+        writer.call(_requests.Request(lambda _: writer.owe_erasure()))
+        wait_until(lambda: len(heard.messages[logging.DEBUG]) >= 3)
+        assert len(heard.messages[logging.WARNING]) == 1, heard.messages
+        assert "no space left" in heard.messages[logging.WARNING][0]
+        pauses = [float(message.split(" for ")[1].split()[0]) for message in heard.messages[logging.DEBUG][:3]]
+        assert pauses == [0.2, 0.4, 0.8]
+        with pytest.raises(DiskFullError):
+            log.append("stream of many", [event() for _ in range(100)])
+        (directory / "filler").unlink()
+        log.append("kept", [event()], expected=240)
+        wait_until(lambda: len(log.read_all()) == 242)  # with the tombstone
+        assert log.erase() == 0
+        assert len(heard.messages[logging.WARNING]) == 1, heard.messages
+        assert problems_of(log) == []
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

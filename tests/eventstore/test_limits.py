@@ -46,6 +46,7 @@ _ENTER = 'mount -t tmpfs -o size=2m,mode=700 tmpfs "$1" && exec "$2" -W error "$
         "a_new_log_leaves_nothing_behind",
         "a_compaction_changes_nothing",
         "a_backup_leaves_nothing_behind",
+        "erasure_waits_for_room",
     ],
 )
 def test_on_a_full_disk(claim: str, tmp_path: Path) -> None:
