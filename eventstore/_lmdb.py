@@ -68,6 +68,7 @@ _SMALLEST_MAP_BYTES: Final = 2**20
 _MAX_READERS: Final = 1024
 _BUNDLED_ENGINE: Final = 0  # LMDB 0.9: the two engines that py-lmdb bundles cannot read each other's files
 _READ_TRIES: Final = 8
+_READER_CHECK_SECONDS: Final = 1.0
 _NO_ROOM_BYTES: Final = 2**16
 _TICK_NS: Final = 100_000_000  # far more than a kernel's tick
 _COMPACTED: Final = "compact.tmp"  # a directory, where the file is rewritten
@@ -96,6 +97,7 @@ class Environment:
         self._looked_at: tuple[int, int, int] | None = None  # the directory, when the files were last seen in it
         self.generation = 0  # of the file: a rewritten one numbers its transactions anew
         self._past_transactions = 0  # counted before the file was rewritten: the copy begins anew
+        self._next_reader_check = 0.0
         self._opening = threading.Lock()
         self._lmdb: lmdb.Environment | None = self._open()
 
@@ -226,7 +228,9 @@ class Environment:
     def _write_once(self, work: Callable[[Transaction], T]) -> T:
         if self._failed:
             raise LogFailedError(str(self.path), "an earlier commit failed")
-        transaction = self._usable().begin(write=True, buffers=True)
+        env = self._usable()
+        self._check_readers(env)
+        transaction = env.begin(write=True, buffers=True)
         try:
             self._check_in_place()
             result = work(transaction)
@@ -250,6 +254,17 @@ class Environment:
             self._failed = True
             raise LogFailedError(str(self.path), str(error)) from error
         return result
+
+    def _check_readers(self, env: lmdb.Environment) -> None:
+        """Now and then, free what a process that was killed was reading: nothing freed since then could be used again,
+        and the file would grow with each commit. It costs some microseconds, as long as nobody died.
+        """
+        now = time.monotonic()
+        if now < self._next_reader_check:
+            return
+        self._next_reader_check = now + _READER_CHECK_SECONDS
+        with contextlib.suppress(lmdb.Error):  # no reason for a commit to fail
+            env.reader_check()
 
     def last_transaction(self, *, wait: bool = True) -> int:
         """The number of the newest commit, of any process, that a reader sees. It never goes back while this is open.

@@ -8,6 +8,7 @@ stream's head, tells.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -50,11 +51,37 @@ if TYPE_CHECKING:
 _PAGE_RECORDS: Final = 1_000
 _PAGE_BYTES: Final = 16 * 2**20
 _FINDINGS: Final = (CorruptLogError, CorruptEventError, NewerFormatError, StreamNotFoundError, StreamDeletedError)
+_ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> None:
-    """Carry out the task on standard input, and tell of it on standard output, a message a line."""
-    task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    """Carry out the task on standard input, and tell of it on standard output, a message a line. A signal that ends it
+    lets it close the log first: what a dead reader was reading stays in the file until somebody notices.
+    """
+    for number in _ENDINGS:
+        signal.signal(number, _stop)
+    try:
+        _carry_out(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
+    except _Stopped as stopped:
+        signal.signal(stopped.number, signal.SIG_DFL)
+        signal.raise_signal(stopped.number)
+
+
+class _Stopped(BaseException):
+    """A signal came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    for each in _ENDINGS:  # a second one must not keep the log from being closed
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)
+
+
+def _carry_out(task: Task) -> None:
     try:
         _tell(Finished(scan(task, _tell)))
     except EventStoreError as error:

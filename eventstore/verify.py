@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "Report", "verify"]
 
+_PATIENCE_SECONDS: Final = 2.0  # with a child that is told to end; it takes some milliseconds
 _CHILD: Final = "from eventstore._scan import main; main()"
 _CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 
@@ -142,13 +143,23 @@ def verify(
             report, finished = _listen(child.stdout, progress)
             status = child.wait()
         except BaseException:
-            child.kill()
+            _end(child)
             raise
     if status > 0 or (not status and not finished):
         raise LogUnavailableError(str(resolved), f"the check failed with exit status {status}, and so says nothing")
     if status:
         report = msgspec.structs.replace(report, problems=[*report.problems, _crash(-status)])
     return msgspec.structs.replace(report, seconds=time.monotonic() - started)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Let it close the log, or what it was reading would stay in use until somebody looks for dead readers."""
+    child.terminate()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_PATIENCE_SECONDS)
+    finally:
+        child.kill()  # unless it has ended
 
 
 def _listen(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> tuple[Report, bool]:

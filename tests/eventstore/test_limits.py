@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ def test_on_a_full_disk(claim: str, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- the map
 
 SMALL_MAP_BYTES = 2**17
+PATIENCE_SECONDS = 20
 PLENTY = 1_000
 
 
@@ -260,3 +262,19 @@ def test_slots_of_a_reader_that_died_are_taken_back(open_log: OpenLog, tmp_path:
         head = log.head("stream")
         assert head is not None
         assert head.version == 1
+
+
+def test_a_reader_that_died_pins_pages_no_longer_than_until_the_next_look(open_log: OpenLog, tmp_path: Path) -> None:
+    """What it was reading, and all that was freed since, could not be used again: the file would grow for ever."""
+    log = open_log()
+    log.append("stream", [event()])
+    with OtherProcess(occupy_readers, tmp_path / "log", 3) as process:
+        assert process.hear() == "taken"
+        process.kill()
+        environment = log.engine.environment._lmdb
+        assert environment is not None
+        assert str(process.pid) in environment.readers()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while str(process.pid) in environment.readers():
+            log.append("stream", [event()])
+            assert time.monotonic() < deadline, "nobody looks"

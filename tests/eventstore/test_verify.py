@@ -33,7 +33,7 @@ from eventstore._lmdb import Environment
 from eventstore._scan import Scan, scan
 from eventstore.verify import Found, Task, _crash, verify
 from tests.eventstore.other_process import OtherProcess, run
-from tests.eventstore.rows import rows
+from tests.eventstore.rows import changing, copy_of, rows
 from tests.eventstore.sample import check, event, fill, flip, place_of, records
 from tests.eventstore.test_guards import as_nobody
 
@@ -100,6 +100,42 @@ def test_an_error_of_the_progress_callback_ends_it(original: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         verify(original, progress=fail)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_check_that_is_ended_gives_its_reader_slot_back(
+    number: signal.Signals, log: BlockingLmdbEventLog, broken: Path
+) -> None:
+    """Or nothing that is freed from now on could be used again, as long as nobody looks for dead readers."""
+    log.append("a", [event() for _ in range(2_000)])
+    copy = copy_of(log, broken / "copy")
+    with changing(copy) as transaction:
+        for record in log.read("a", after=1_000):
+            key = layout.log_key(int.from_bytes(record.position[8:], "big"))
+            transaction.put(key, bytes(transaction.get(key))[:-1])
+    checking: list[int] = []
+
+    def stop(_done: int, _total: int) -> None:
+        checking.extend(child for child in children_of(os.getpid()) if is_checking(child))
+        while checking[0] not in readers_of(again):
+            pass  # it is about to tell of so many problems that the pipe is full: in the middle of a transaction
+        if number == signal.SIGINT:  # as Ctrl-C does, to both
+            os.kill(checking[0], number)
+        raise ZeroDivisionError
+
+    with BlockingLmdbEventLog(copy, durability="os") as again:
+        again.append("b", [event()])
+        with pytest.raises(ZeroDivisionError):
+            verify(copy, progress=stop)
+        assert len(checking) == 1
+        assert checking[0] not in readers_of(again)
+
+
+def readers_of(log: BlockingLmdbEventLog) -> list[int]:
+    """The processes that have a reader slot."""
+    environment = log.engine.environment._lmdb
+    assert environment is not None
+    return [int(line.split()[0]) for line in environment.readers().splitlines()[1:]]
 
 
 def test_a_missing_log_is_an_error_and_no_finding(tmp_path: Path) -> None:
@@ -265,6 +301,10 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def is_checking(pid: int) -> bool:
+    return b"eventstore._scan" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_a_killed_check_is_a_finding(open_log: OpenLog, tmp_path: Path) -> None:
     with open_log() as log:
         log.append("a", [event() for _ in range(20_000)])
@@ -272,7 +312,7 @@ def test_a_killed_check_is_a_finding(open_log: OpenLog, tmp_path: Path) -> None:
 
     def kill(_done: int, _total: int) -> None:
         for child in children_of(os.getpid()):
-            if b"eventstore._scan" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if is_checking(child):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
 
