@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
 import sys
 import time
@@ -196,6 +197,15 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def adopt_owner(path: Path, model: str) -> None:
+    """Give the file at *path* owner, group and mode of that at *model*, durably. Raises `OSError`."""
+    own, wanted = path.stat(), os.stat(model)  # noqa: PTH116  (a string, as the caller has it)
+    if (own.st_uid, own.st_gid) != (wanted.st_uid, wanted.st_gid):
+        os.chown(path, wanted.st_uid, wanted.st_gid)
+    path.chmod(stat.S_IMODE(wanted.st_mode))  # last: a new owner takes some of its bits away
+    sync_path(path)
 
 
 def sync_name(path: Path) -> None:

@@ -27,6 +27,7 @@ from eventstore._files import (
     LMDB_LOCK_FILE,
     LOCK_FILE,
     FileIdentity,
+    adopt_owner,
     check_data_file,
     directory_state,
     file_identity,
@@ -318,7 +319,8 @@ class Environment:
 
     def rewrite(self, lock: contextlib.AbstractContextManager[None]) -> tuple[int, int]:
         """Replace the data file by a compacted copy while holding *lock*, which must keep other processes out. Returns
-        its size before and after, in bytes. At every moment, the file under the name is a whole one.
+        its size before and after, in bytes. At every moment, the file under the name is a whole one, and whoever could
+        use it can use it.
         """
         self._check_process()
         if self._gate.is_passed_here():
@@ -341,6 +343,7 @@ class Environment:
             self.remove_debris()
             nursery.mkdir(mode=0o700)
             self._copy(nursery, compact=True)
+            adopt_owner(nursery / DATA_FILE, self._data_path)
             self._replace_by(nursery / DATA_FILE, env)
             after = os.stat(self._data_path).st_size  # noqa: PTH116
         except OSError as error:

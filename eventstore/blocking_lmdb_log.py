@@ -379,7 +379,9 @@ class BlockingLmdbEventLog:
     def compact(self) -> tuple[int, int]:
         """Rewrite the file without its free pages, where erased events linger. Returns its bytes before and after.
 
-        Everybody in this process waits meanwhile. Raises `LogInUseError` if another process has the log open.
+        Everybody in this process waits meanwhile. The file keeps owner, group and mode. Raises `LogInUseError` if
+        another process has the log open, and `LogPermissionError` if this one may not give the new file to the owner of
+        the old one; nothing was changed then.
         """
         return self.engine.compact()
 

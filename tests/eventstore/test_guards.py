@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import os
 import pickle
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -290,6 +292,48 @@ def test_a_backup_into_a_read_only_directory_is_a_permission_error(visible: Path
     finally:
         visible.chmod(0o755)
     assert {path.name for path in visible.iterdir()} == {"log"}
+
+
+def test_a_compaction_keeps_owner_group_and_mode(tmp_path: Path) -> None:
+    """Or a compaction by root would lock the owner out."""
+    make_log(tmp_path / "log", 3)
+    data = tmp_path / "log/data.mdb"
+    data.chmod(0o640)
+    if os.geteuid() == 0:  # nobody else can have files of others
+        for path in (tmp_path / "log", *(tmp_path / "log").iterdir()):
+            os.chown(path, NOBODY, NOBODY)
+    before = data.stat()
+    with BlockingLmdbEventLog(tmp_path / "log", durability="os") as log:
+        log.compact()
+    after = data.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+
+
+def test_a_compaction_that_may_not_keep_the_owner_changes_nothing(
+    log: BlockingLmdbEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, _user: int, _group: int) -> None:
+        raise PermissionError(errno.EPERM, "not yours")
+
+    log.append("stream", [NewEvent("type", b"")])
+    before, names = log.path.joinpath("data.mdb").read_bytes(), set(log.path.iterdir())
+    really = os.stat
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chown", refuse)
+        patch.setattr(Path, "stat", lambda self, **options: somebody_elses(really(self, **options)))
+        with pytest.raises(LogPermissionError):
+            log.compact()
+    assert (log.path.joinpath("data.mdb").read_bytes(), set(log.path.iterdir())) == (before, names)
+    log.append("stream", [NewEvent("type", b"")], expected=1)
+    log.compact()
+
+
+def somebody_elses(status: os.stat_result) -> os.stat_result:
+    """The copy seems to belong to another user than the file."""
+    fields = list(status)
+    fields[stat.ST_UID] += 1
+    return os.stat_result(fields)
 
 
 # --------------------------------------------------------------------------------------------- network file systems
