@@ -47,6 +47,10 @@ class LmdbEventLog:
     """`BlockingLmdbEventLog`, awaited: appends wait on the writer thread, reads run page by page in worker threads, and
     no event loop ever waits for a flush. Safe to use from many loops and threads. `blocking` is the same log, for
     callers without a loop.
+
+    To make the object is another matter: it opens the files, and makes a new log, in the caller's thread. That takes
+    some milliseconds and a few flushes as a rule, and half a second beside a compaction. Where a loop must not wait so
+    long, make it before the loop runs, or in a thread: `await asyncio.to_thread(LmdbEventLog, path)`.
     """
 
     def __init__(
