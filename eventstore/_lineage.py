@@ -12,12 +12,15 @@ from eventstore._layout import (
     EVENT,
     FORKED,
     HEADER_BYTES,
+    LOG,
+    LOG_KEY_BYTES,
     DamagedRecord,
     Facts,
     Header,
     facts_key,
     head_key,
     jump_version,
+    key_position,
     log_key,
     name_key,
     unpack_facts,
@@ -41,6 +44,15 @@ pointers are made of. Skew-binary numbers keep it at O(log n) cells, shared betw
 
 class LostRecord(DamagedRecord):
     """A pointer leads to a place where there is no record: damage, or an erasure that came between."""
+
+
+def last_position(transaction: Transaction) -> int:
+    """The position of the newest record, which is the highest ever used; 0 in an empty log."""
+    cursor = transaction.cursor()
+    found = cursor.set_range(LOG) and cursor.last()
+    while found and len(cursor.key()) != LOG_KEY_BYTES:  # no row of ours
+        found = cursor.prev()
+    return key_position(cursor.key()) if found and bytes(cursor.key()[:1]) == LOG else 0
 
 
 def find_stream(transaction: Transaction, name: bytes) -> tuple[int, Facts] | None:

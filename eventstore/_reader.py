@@ -20,6 +20,7 @@ from eventstore._lineage import (
     get_event,
     get_facts,
     get_record,
+    last_position,
 )
 from eventstore._listing import BEYOND, newest_streams, rows_of
 from eventstore.errors import CorruptEventError, InvalidCursorError, StreamDeletedError, StreamNotFoundError
@@ -160,6 +161,8 @@ class Reader:
 
         More is read only of the streams that are returned.
         """
+        if before is not None:
+            self._check_reached(transaction, before)
         numbers, more = newest_streams(transaction, limit, before)
         return [self._head(transaction, number, get_facts(transaction, number)) for number in numbers], more
 
@@ -323,7 +326,15 @@ class Reader:
         return get_event(transaction, walk.position, version)[0].digest
 
     def stream_page(self, transaction: Transaction, stream: str, after: int, limit: int) -> list[Record]:
-        """The next records of one stream behind position *after*: events of its lineage, or its `Deletion`."""
+        """The next records of one stream behind position *after*: events of its lineage, or its `Deletion`. Raises
+        `InvalidCursorError` for a position that the log has not reached.
+        """
+        records = self._stream_page(transaction, stream, after, limit)
+        if not records:
+            self._check_reached(transaction, after)
+        return records
+
+    def _stream_page(self, transaction: Transaction, stream: str, after: int, limit: int) -> list[Record]:
         number, facts = self._find(transaction, stream)
         deleted = facts.deleted
         if deleted:
@@ -348,7 +359,9 @@ class Reader:
         return 0 < self._find(transaction, stream)[1].deleted <= position
 
     def log_page(self, transaction: Transaction, after: int, limit: int) -> list[Record]:
-        """The next records of the whole log behind position *after*: at most a page, at most *limit*."""
+        """The next records of the whole log behind position *after*: at most a page, at most *limit*. Raises
+        `InvalidCursorError` for a position that the log has not reached.
+        """
         records: list[Record] = []
         size = 0
         for key, value in rows_of(transaction, layout.LOG, start=layout.log_key(after + 1)):
@@ -356,7 +369,17 @@ class Reader:
                 break
             size += len(value)
             records.append(self.record(transaction, layout.key_position(key), value))
+        if not records:
+            self._check_reached(transaction, after)
         return records
+
+    def _check_reached(self, transaction: Transaction, position: int) -> None:
+        """Raise `InvalidCursorError` for a position beyond all that were ever given out: who holds one has read what
+        this log has lost, and would miss what is given the positions up to there.
+        """
+        if position > last_position(transaction):
+            reason = "it is beyond the newest record: the log was put back to an earlier state"
+            raise InvalidCursorError(self.token(position), reason)
 
     def record(self, transaction: Transaction, position: int, value: memoryview) -> Record:
         """The record in *value*. Raises `CorruptEventError`."""

@@ -28,6 +28,7 @@ from eventstore._lineage import (
     get_head,
     get_record,
     jump_of_next,
+    last_position,
     load_spine,
 )
 from eventstore._lmdb import Environment, check_structure
@@ -128,7 +129,7 @@ class Scan:
 
     def read_log(self, progress: Callable[[int, int], None]) -> None:
         """Compare every record up to the one that is the newest now."""
-        self.end = self.environment.read(tables.last_position)
+        self.end = self.environment.read(last_position)
         position = 0
         while position < self.end:
             here = position

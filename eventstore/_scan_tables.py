@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from eventstore import _layout as layout
 from eventstore._erasure import find_erasure, needed_version, origin_of
 from eventstore._layout import DamagedRecord, Erasure, Facts, Header
-from eventstore._lineage import find_position, find_stream, get_event, get_facts, get_head, get_record
+from eventstore._lineage import find_position, find_stream, get_event, get_facts, get_head, get_record, last_position
 from eventstore.errors import EventStoreError
 from eventstore.log import NO_DIGEST
 from eventstore.verify import Problem
@@ -37,15 +37,6 @@ _KEY_BYTES: Final = {  # snapshots have any length beyond the stream's number
     layout.SNAPSHOTS: None,
     layout.LOG: layout.LOG_KEY_BYTES,
 }
-
-
-def last_position(transaction: Transaction) -> int:
-    """The position of the newest record; 0 in an empty log."""
-    cursor = transaction.cursor()
-    found = cursor.set_range(layout.LOG) and cursor.last()
-    while found and len(cursor.key()) != layout.LOG_KEY_BYTES:  # no row of ours
-        found = cursor.prev()
-    return layout.key_position(cursor.key()) if found and bytes(cursor.key()[:1]) == layout.LOG else 0
 
 
 def check_tables(run: Scan) -> None:

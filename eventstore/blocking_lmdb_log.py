@@ -359,6 +359,10 @@ class BlockingLmdbEventLog:
         The copy is complete and durable once it has its name; missing directories above it are made. An `os.fork()` in
         this process waits until it is done. Raises `LogInUseError` if *target* exists, `DiskFullError`,
         `LogPermissionError`, `LogNotFoundError` if a file stands where a directory above it would.
+
+        The copy is the same log, as it was: used in the place of this one, it gives the positions that were handed out
+        since to other records. One that it has not reached is refused (`InvalidCursorError`), one that it has reached
+        again is not: whoever follows by positions has to begin anew.
         """
         engine, final = self.engine, resolve_path(target)
         try:

@@ -82,7 +82,9 @@ class EventTooLargeError(EventStoreError):
 
 
 class InvalidCursorError(EventStoreError):
-    """The cursor or position was not handed out by this log."""
+    """The cursor or position was not handed out by this log, or it was before the log was put back to an earlier state:
+    who has read what the log no longer holds has to begin anew.
+    """
 
     def __init__(self, cursor: object, reason: str) -> None:
         super().__init__(cursor, reason)

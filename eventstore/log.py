@@ -316,8 +316,9 @@ class EventLog(Protocol):
 
     async def read_all(self, *, after: Position = START, limit: int = 1000) -> list[Record]:
         """The records of the whole log behind position *after*, in log order: events, forks and deletions. Events of
-        deleted streams are missing once they are erased. Raises `InvalidCursorError` for a position of another log,
-        and `ValueError` for a negative *limit*.
+        deleted streams are missing once they are erased. Raises `InvalidCursorError` for a position of another log, or
+        beyond the newest record (the log was put back to an earlier state since it was handed out), and `ValueError`
+        for a negative *limit*.
         """
         ...
 

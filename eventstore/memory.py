@@ -302,7 +302,7 @@ class MemoryEventLog:
         if stream is not None:
             check_stream_name(stream)
         while True:
-            deletion = self._deletion(stream)
+            deletion = self._deletion(stream, after)
             if deletion:
                 if deletion.position > after:
                     yield deletion
@@ -429,8 +429,8 @@ class MemoryEventLog:
     def _is_living(self, name: str) -> bool:
         return name in self._streams and self._streams[name].deletion is None
 
-    def _deletion(self, name: str | None) -> Deletion | None:
-        """The tombstone of the stream."""
+    def _deletion(self, name: str | None, after: Position) -> Deletion | None:
+        """The tombstone of the stream, for who has read up to *after*."""
         if name is None:
             return None
         with self._lock:
@@ -438,6 +438,7 @@ class MemoryEventLog:
             found = self._streams.get(name)
             if found is None:
                 raise StreamNotFoundError(name)
+            self._check_cursor(after)
             return found.deletion
 
     def _concerns(self, record: Record, name: str) -> bool:
@@ -483,6 +484,8 @@ class MemoryEventLog:
             raise InvalidCursorError(cursor, f"it is not {LOG_ID_BYTES + 8} bytes")
         if not cursor.startswith(self._log_id):
             raise InvalidCursorError(cursor, "it belongs to another log")
+        if int.from_bytes(cursor[LOG_ID_BYTES:], "big") > self._counter:
+            raise InvalidCursorError(cursor, "it is beyond the newest record")
 
     # --- repeated commits (P4)
 

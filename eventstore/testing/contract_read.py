@@ -168,6 +168,24 @@ class WholeLogContract(ContractBase):
             with pytest.raises(InvalidCursorError):
                 await anext(aiter(log.follow(after=cursor)))
 
+    @claim
+    async def test_a_position_that_the_log_has_not_reached_is_refused(self, log: EventLog) -> None:
+        """It was handed out before the log was put back to an earlier state: what comes next would be missed."""
+        log, lost = (self.another(name, entropy=lambda count: b"\x07" * count) for name in ("log again", "lost"))
+        await lost.append("s", numbered(5))
+        await log.append("s", numbered(1))
+        beyond = (await head_of(lost, "s")).position
+        for _ in range(2):
+            with pytest.raises(InvalidCursorError):
+                await log.read_all(after=beyond)
+            with pytest.raises(InvalidCursorError):
+                await log.streams(cursor=beyond)
+            for stream in (None, "s"):
+                with pytest.raises(InvalidCursorError):
+                    await anext(aiter(log.follow(after=beyond, stream=stream)))
+            assert await log.read_all(after=(await everything(log))[-1].position) == []
+            await log.delete("s")  # a deleted stream is followed otherwise
+
 
 class StreamsContract(ContractBase):
     """`streams`."""

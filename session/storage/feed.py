@@ -90,7 +90,7 @@ class Feed:
         """What *limit* records behind the bookmark tell of sessions; None: from the beginning.
 
         Damaged records are skipped and told of. Events of deleted sessions are missing once they are erased. Raises
-        `InvalidCursorError` for a bookmark of another log.
+        `InvalidCursorError` for a bookmark of another log, or of this one before it was put back.
         """
         after = Position(behind.position) if behind else START
         try:

@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventstore import START, BlockingLmdbEventLog, Content, CorruptEventError, Event, NewEvent, _listing
+from eventstore import (
+    START,
+    BlockingLmdbEventLog,
+    Content,
+    CorruptEventError,
+    Event,
+    InvalidCursorError,
+    NewEvent,
+    Position,
+    _listing,
+)
 from eventstore import _layout as layout
 from eventstore._reader import PAGE_BYTES, PAGE_EVENTS
 from tests.eventstore.rows import CountingTransaction, changing, copy_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from eventstore import Head
+    from tests.eventstore.conftest import OpenLog
 
 
 def event(text: str = "x") -> NewEvent:
@@ -218,9 +230,26 @@ def test_p8_a_damaged_record_keeps_only_its_own_stream_from_being_listed(
         assert again.streams(limit=1).items == heads[:1]
 
 
-def test_behind_a_position_beyond_all_others_there_is_nothing(log: BlockingLmdbEventLog) -> None:
-    position = log.append("stream", [event()]).position
-    beyond = type(position)(position[:8] + b"\xff" * 8)
-    assert log.read_all(after=beyond) == []
-    assert log.records_behind(beyond, "stream") == []
-    assert log.streams(cursor=beyond) == log.streams()
+def test_a_position_that_a_restored_backup_has_not_reached_is_refused(
+    log: BlockingLmdbEventLog, open_log: OpenLog, tmp_path: Path
+) -> None:
+    """What comes now would be skipped up to there."""
+    kept = log.append("stream", [event()]).position
+    log.backup(tmp_path / "backup")
+    lost = log.append("stream", [event()]).position
+    put_back = open_log("backup")
+    assert put_back.read_all(after=kept) == put_back.records_behind(kept, "stream") == []
+    uses: list[Callable[[Position], object]] = [
+        lambda position: put_back.read_all(after=position),
+        lambda position: put_back.records_behind(position, None),
+        lambda position: put_back.records_behind(position, "stream"),
+        lambda position: put_back.streams(cursor=position),
+        lambda position: next(put_back.follow(after=position)),
+    ]
+    for beyond in (lost, Position(lost[:8] + b"\xff" * 8)):
+        for use in uses:
+            with pytest.raises(InvalidCursorError, match="beyond the newest record"):
+                use(beyond)
+    follower = put_back.follow(after=kept)
+    put_back.append("stream", [event("new")])
+    assert next(follower).data == b"new"  # type: ignore[union-attr]
