@@ -12,6 +12,7 @@ from session.live._context import Context
 from session.live._prompt import GivenPrompt, plan_prompt_change
 from session.live._session import Opening, Session
 from session.live._settings import Settings, one_at_a_time
+from session.metadata import check_mapping
 from session.places import HEAD
 from session.pricing import load_prices
 from session.saving import plan_metadata
@@ -143,7 +144,7 @@ async def _create(session_id: str | None, options: Options) -> Session:
     prices = load_prices()
     prompt = _given(options, toolbox).on(session_id or "", Prompt())
     first: list[SessionEvent] = plan_prompt_change("", Prompt(), prompt, (), strip=False)
-    first += plan_metadata({}, options.get("metadata") or {})
+    first += plan_metadata({}, _metadata(options))
     journal = await _journal.create(storage, session_id, first, settings.meta)
     return Session(Context(journal, settings, toolbox, prices, unchecked=False), _fork_of)
 
@@ -183,8 +184,8 @@ def _changes(state: SessionState, inherited: Prompt, toolbox: Toolbox, options: 
     new = _given(options, toolbox).on(state.id, old if old.model else inherited)
     strip = options.get("strip_thinking", False)
     events = plan_prompt_change(state.id, old, new, state.messages.entries, strip=strip)
-    if options.get("metadata"):
-        events += plan_metadata(state.metadata, {**state.metadata, **(options["metadata"] or {})})
+    if given := _metadata(options):
+        events += plan_metadata(state.metadata, {**state.metadata, **given})
     return events
 
 
@@ -210,6 +211,14 @@ def _settings_given(options: Options) -> dict[str, Any]:
 
 def _toolbox(options: Options, settings: Settings) -> Toolbox:
     return Toolbox(options.get("tools") or (), one_at_a_time(settings.can_use_tool), settings.tool_timeout_seconds)
+
+
+def _metadata(options: Options) -> Mapping[str, Any]:
+    given = options.get("metadata")
+    if given is None:
+        return {}
+    check_mapping(given)
+    return given
 
 
 def _given(options: Options, toolbox: Toolbox) -> GivenPrompt:

@@ -288,6 +288,8 @@ class EventSessionStorage:
         """Set the members of *values* and *more* (`title="...", tags=["..."]`), take the keys *remove* away, and leave
         the rest as it is, at whatever version the session is. Raises `InvalidMetadataError`.
         """
+        if values is not None:
+            metadata.check_mapping(values)
         return await self.append(session_id, [_metadata({**(values or {}), **more}, remove)], meta=meta)
 
     async def cleanup(self, older_than: dt.timedelta | dt.datetime, *, reason: str = "cleanup") -> builtins.list[str]:

@@ -58,7 +58,7 @@ class RedisSessionStorage:
         return f"<{type(self).__name__} {self._place!r} {self._prefix!r}>"
 
     async def save(self, state: SessionState, /) -> SessionState:
-        """See `SessionStorage.save`. Raises `InvalidMetadataError`."""
+        """See `SessionStorage.save`. Raises `InvalidMetadataError` and `InvalidStateError`."""
         key = self._key(state.id)
         document = to_document(state)
         with self._translated(key):

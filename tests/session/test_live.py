@@ -13,6 +13,7 @@ import pytest
 from session.errors import (
     AlreadyReceivingError,
     InvalidMessageError,
+    InvalidMetadataError,
     MessageSetAsideError,
     NoModelError,
     NothingToAnswerError,
@@ -684,6 +685,23 @@ async def test_metadata_is_kept_and_added_to() -> None:
         assert chat.state.metadata == {"title": "A", "n": 1}
     async with resume_session(chat.id, session_storage=storage, metadata={"n": 2}) as again:
         assert again.state.metadata == {"title": "A", "n": 2}
+
+
+@pytest.mark.parametrize("bad", [[1], [], "title", 7])
+@in_loop
+async def test_metadata_that_is_no_mapping_is_refused_and_nothing_is_written(bad: Any) -> None:
+    storage = in_memory()
+    with pytest.raises(InvalidMetadataError, match="nothing was written"):
+        await create_session(model=MODEL, session_storage=storage, metadata=bad)
+    assert await storage.list() == []
+    chat = await create_session(model=MODEL, session_storage=storage)
+    with pytest.raises(InvalidMetadataError):
+        await resume_session(chat.id, session_storage=storage, metadata=bad)
+    with pytest.raises(InvalidMetadataError):
+        await fork_session(chat.id, session_storage=storage, metadata=bad)
+    with pytest.raises(InvalidMetadataError):
+        await storage.update_metadata(chat.id, bad)
+    assert await storage.list() == [chat.id]
 
 
 @in_loop
