@@ -102,7 +102,8 @@ def resume_session(session_id: str, **options: Unpack[Options]) -> Opening:
 
     Nothing is sent to the API, and nothing is written but what *options* change. `pending` says what is unanswered.
     What a crash left is repaired when the session goes on, by events that say so: a response that was cut stays out, a
-    tool call without a result gets one, and if its tool was started, that says that it is in doubt.
+    tool call without a result gets one, and if its tool was started, that says that it is in doubt. Where starts were
+    not recorded (another storage, an import, a recording), any of them may have run, and is in doubt.
 
     Raises when opened `SessionNotFoundError`, `SessionDeletedError`, `ThinkingBoundError`, and `NoModelError` where the
     storage keeps no prompt.
