@@ -12,6 +12,7 @@ __all__ = [
     "InvalidMessageError",
     "InvalidMetadataError",
     "InvalidPlaceError",
+    "InvalidPromptError",
     "InvalidSessionIdError",
     "InvalidStateError",
     "MessageSetAsideError",
@@ -264,6 +265,20 @@ class InvalidMessageError(SessionError):
     def __str__(self) -> str:
         place = "" if self.index is None else f" at index {self.index}"
         return f"invalid message{place}: {self.reason}; nothing was written"
+
+
+class InvalidPromptError(SessionError):
+    """The *part* of a prompt (`model`, `system`, `tools`, `parameters`) is nothing that a request can carry. Nothing
+    was written or sent.
+    """
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(part, reason)
+        self.part = part
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"invalid {self.part}: {self.reason}; nothing was written or sent"
 
 
 class InvalidMetadataError(SessionError):

@@ -83,7 +83,7 @@ def create_session(
 
     With *resume* it is `resume_session`, with *fork* (and *at*) `fork_session`. Raises `ValueError` for a combination
     of these that has no meaning; when opened `NoModelError`, `SessionExistsError`, `InvalidSessionIdError`,
-    `InvalidMetadataError`.
+    `InvalidMetadataError`, `InvalidPromptError`.
     """
     if sum(given is not None for given in (resume, fork, session_id)) > 1:
         raise ValueError("`resume`, `fork` and `session_id` exclude each other")
@@ -105,8 +105,8 @@ def resume_session(session_id: str, **options: Unpack[Options]) -> Opening:
     tool call without a result gets one, and if its tool was started, that says that it is in doubt. Where starts were
     not recorded (another storage, an import, a recording), any of them may have run, and is in doubt.
 
-    Raises when opened `SessionNotFoundError`, `SessionDeletedError`, `ThinkingBoundError`, and `NoModelError` where the
-    storage keeps no prompt.
+    Raises when opened `SessionNotFoundError`, `SessionDeletedError`, `ThinkingBoundError`, `InvalidPromptError`, and
+    `NoModelError` where the storage keeps no prompt.
     """
     checked = _checked(options)
     return Opening(lambda: _resume(session_id, checked))

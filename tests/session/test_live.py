@@ -14,6 +14,7 @@ from session.errors import (
     AlreadyReceivingError,
     InvalidMessageError,
     InvalidMetadataError,
+    InvalidPromptError,
     MessageSetAsideError,
     NoModelError,
     NothingToAnswerError,
@@ -32,6 +33,7 @@ from session.events import (
 )
 from session.live import Retried, Stop, create_session, fork_session, resume_session
 from session.places import HEAD
+from session.state import Prompt, SessionState
 from session.storage import EventSessionStorage, MemorySessionStorage
 from session.testing import Cut, Delay, Failure, Reply, ScriptedApi, StreamError, calls, says, thinks
 from tests.session.live_kit import MODEL, events_of, in_loop, in_memory, kinds, shown, talk, types_of
@@ -685,6 +687,50 @@ async def test_metadata_is_kept_and_added_to() -> None:
         assert chat.state.metadata == {"title": "A", "n": 1}
     async with resume_session(chat.id, session_storage=storage, metadata={"n": 2}) as again:
         assert again.state.metadata == {"title": "A", "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("model", {"model": "claude-\ud800"}),
+        ("system", {"system": "be \ud800 nice"}),
+        ("system", {"system": [{"type": "text", "text": "\udfff"}]}),
+        ("system", {"system": rb'"\ud83d"'}),
+        ("tools", {"tools": [{"name": "x", "description": "\ud800", "input_schema": {"type": "object"}}]}),
+        ("tools", {"tools": [{"name": "x", "input_schema": {"type": "object", "default": float("inf")}}]}),
+        ("parameters", {"parameters": {"temperature": float("nan")}}),
+        ("parameters", {"parameters": {"metadata": {"user_id": "\ud800"}}}),
+    ],
+)
+@in_loop
+async def test_a_prompt_that_no_request_can_carry_is_refused_when_the_session_is_opened(
+    part: str, options: dict[str, Any]
+) -> None:
+    """Sent, it would be a 400 for which each message of the user's is set aside."""
+    storage = in_memory()
+    with pytest.raises(InvalidPromptError, match="nothing was written or sent") as caught:
+        await create_session(session_storage=storage, **{"model": MODEL, **options})
+    assert caught.value.part == part
+    assert await storage.list() == []
+    chat = await create_session(model=MODEL, session_storage=storage)
+    version = chat.state.version
+    for opening in (resume_session, fork_session):
+        with pytest.raises(InvalidPromptError):
+            await opening(chat.id, session_storage=storage, **options)
+    with pytest.raises(InvalidPromptError):
+        await chat.fork(**options)
+    assert await storage.list() == [chat.id]
+    assert (await storage.state_at(chat.id, HEAD)).version == version
+
+
+@in_loop
+async def test_a_prompt_recorded_elsewhere_that_no_request_can_carry_is_told_and_can_be_replaced() -> None:
+    storage = in_memory()
+    await storage.save(SessionState.new("elsewhere", prompt=Prompt(model=MODEL, system=rb'"\ud83d"')))
+    with pytest.raises(InvalidPromptError):
+        await resume_session("elsewhere", session_storage=storage)
+    async with resume_session("elsewhere", system="Be brief.", session_storage=storage) as chat:
+        await chat.send("Hello")
 
 
 @pytest.mark.parametrize("bad", [[1], [], "title", 7])
