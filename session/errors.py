@@ -218,8 +218,8 @@ class ResponseCutError(SessionError):
 
 
 class MessageSetAsideError(SessionError):
-    """The API refused the request, whose newest part was the user's message, with *status*. That message was set aside,
-    so that the session can go on without it; the log still has it.
+    """The API refused the request with *status*, and its newest part, the user's message, may be why. That message was
+    set aside, so that the session can go on without it; the log still has it.
     """
 
     def __init__(self, session_id: str, status: int, reason: str) -> None:
@@ -230,8 +230,8 @@ class MessageSetAsideError(SessionError):
 
     def __str__(self) -> str:
         return (
-            f"session {self.session_id}: the API refused the newest message ({self.status}: {self.reason}); it was set "
-            "aside, the session goes on without it"
+            f"session {self.session_id}: the API refused the request ({self.status}: {self.reason}); its newest "
+            "message was set aside, the session goes on without it"
         )
 
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from session import jsontext
 from session.errors import MessageSetAsideError, ResponseCutError
@@ -28,6 +28,7 @@ from session.events import (
 )
 from session.live import _tail
 from session.live._keeping import Keeping
+from session.live._refusals import may_be_the_message, text_of
 from session.live.received import MessageReceived, Retried, Text, Thinking, ToolUse
 from session.messages import joined
 from session.pricing import usage_recorded
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from session.live.received import Received
     from session.response import Completed, FinishedBlock
     from session.sdk import FailedAttempt, Reply
-
-_REFUSED_REQUEST: Final = frozenset({400, 413, 422})
-"""What the API answers when it is the request that is wrong."""
 
 
 class Answer:
@@ -129,7 +127,7 @@ class Answer:
     async def sending(self, number: int) -> None:
         """Attempt *number* is about to be sent: durable first."""
         if self._failed is not None:
-            self._retried.append(Retried(self._failed.status, _text_of(self._failed.error), self._failed.number))
+            self._retried.append(Retried(self._failed.status, text_of(self._failed.error), self._failed.number))
             self._failed = None  # that this attempt is refused says nothing of the next
         self._context.own_requests.add(self._request_id)
         self._began = time.monotonic()
@@ -206,8 +204,9 @@ class Answer:
         )
 
     async def _set_aside(self, error: BaseException) -> None:
-        """If the API refused the request for the user's newest message, go on without it, and say so."""
-        if self._failed is None or self._failed.status not in _REFUSED_REQUEST or not isinstance(error, Exception):
+        """If the API refused the request, and the user's newest message may be why, go on without it, and say so."""
+        failed = self._failed
+        if failed is None or not isinstance(error, Exception) or not may_be_the_message(failed.status, failed.error):
             return
         newest = _tail.newest(self._context.journal.fold)[-1:]
         if not newest or newest[0].role == "assistant":
@@ -216,17 +215,7 @@ class Answer:
             return
         self._keeping.check()
         await self._context.journal.record(HistoryRewound(self._messages - 1, reason="refused by the API"))
-        raise MessageSetAsideError(
-            self._context.journal.session_id, self._failed.status, _text_of(self._failed.error)
-        ) from error
+        raise MessageSetAsideError(self._context.journal.session_id, failed.status, text_of(failed.error)) from error
 
     def _milliseconds(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
-
-
-def _text_of(error: bytes) -> str:
-    """What an error says, as the API puts it or as it stands."""
-    value = jsontext.parse_or_show(error)
-    inner = value.get("error") if isinstance(value, dict) else None
-    told = inner.get("message") if isinstance(inner, dict) else None
-    return told if isinstance(told, str) else error.decode("utf-8", "replace")

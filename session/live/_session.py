@@ -123,9 +123,9 @@ class Session:
         when it goes on. After a `break` the event loop does that, in its next rounds, once nobody holds the answer.
 
         Iterating raises `NothingToAnswerError`, `AlreadyReceivingError`, `SessionClosedError`; `RequestOpenError` and
-        `WrongVersionError` before anything is sent; `MessageSetAsideError` if the API refuses the request for its
-        newest message; `ResponseCutError`, `AnswerKeptInForkError`; what the SDK raises, once that is recorded; and
-        what `can_use_tool` raises.
+        `WrongVersionError` before anything is sent; `MessageSetAsideError` if the API refuses the request and names no
+        part of it but the messages; `ResponseCutError`, `AnswerKeptInForkError`; what the SDK raises, once that is
+        recorded; and what `can_use_tool` raises.
         """
         return Receiving(self)
 

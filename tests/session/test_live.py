@@ -32,6 +32,7 @@ from session.events import (
     ResponseReceived,
 )
 from session.live import Retried, Stop, create_session, fork_session, resume_session
+from session.live._refusals import may_be_the_message
 from session.places import HEAD
 from session.state import Prompt, SessionState
 from session.storage import EventSessionStorage, MemorySessionStorage
@@ -420,7 +421,7 @@ async def test_a_message_that_the_api_refuses_is_set_aside_and_the_error_says_so
     ):
         await talk(chat, "Hello")
         before = chat.state.messages
-        with pytest.raises(MessageSetAsideError, match=r"No such image.*set aside") as caught:
+        with pytest.raises(MessageSetAsideError, match=r"refused the request.*No such image.*was set aside") as caught:
             await talk(chat, "Look at this")
         assert caught.value.status == status
         assert isinstance(caught.value.__cause__, anthropic.APIStatusError)
@@ -434,6 +435,72 @@ async def test_a_message_that_the_api_refuses_is_set_aside_and_the_error_says_so
         "Hello",
         "Then not",
     ]
+
+
+NOT_THE_MESSAGE = (
+    "max_tokens: 99999 > 64000, which is the maximum allowed number of output tokens for claude-sonnet-5-5",
+    "`max_tokens` must be greater than `thinking.budget_tokens`",
+    "`temperature` may only be set to 1 when thinking is enabled.",
+    "tools.0.custom.input_schema: Field required",
+    "tools: Tool names must be unique.",
+    "tool_choice may only be specified while providing tools.",
+    "Thinking may not be enabled when tool_choice forces tool use.",
+    "system: text content blocks must be non-empty",
+    "system.0.text: Field required",
+    "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
+    "model: String should have at least 1 character",
+    "metadata.user_id: user_id appears to contain an email address",
+    "cache_control.ttl: Input should be '5m' or '1h'",
+    "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+    "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.",
+    "This organization has been disabled.",
+    "Unexpected value(s) `new-2026` for the `anthropic-beta` header.",
+)
+PERHAPS_THE_MESSAGE = (
+    "messages.3.content.0.text: Input should be a valid string",
+    "messages: text content blocks must be non-empty",
+    "messages.0: use the top-level 'system' parameter for the initial system prompt",
+    "messages.1.content.0.image.source.base64: model does not take `system` images of this temperature",
+    "prompt is too long: 211180 tokens > 200000 maximum",
+    "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length",
+    "Could not process image",
+    "Output blocked by content filtering policy",
+    "This model does not support the tools that thinking systems are told of",
+    "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+    "The request body is not valid JSON",
+    "",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "perhaps"), [*((text, False) for text in NOT_THE_MESSAGE), *((text, True) for text in PERHAPS_THE_MESSAGE)]
+)
+def test_a_message_is_blamed_unless_the_api_names_something_else(text: str, perhaps: bool) -> None:
+    body = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": text}}).encode()
+    assert may_be_the_message(400, body) is perhaps
+    assert may_be_the_message(422, body) is perhaps
+    assert may_be_the_message(413, body)
+    assert not may_be_the_message(401, body)
+    assert not may_be_the_message(400, body.replace(b"invalid_request_error", b"billing_error"))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": 5}', b'{"message": "no"}', b"\xff"])
+def test_an_answer_in_another_form_blames_the_message(body: bytes) -> None:
+    assert may_be_the_message(400, body)
+
+
+@in_loop
+async def test_a_message_is_kept_if_the_api_blames_something_else() -> None:
+    api, storage = ScriptedApi([Failure(status=400, message=NOT_THE_MESSAGE[-4]), "Now."]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=storage, client=client) as chat,
+    ):
+        with pytest.raises(anthropic.BadRequestError, match="credit balance"):
+            await talk(chat, "A precious question")
+        assert chat.state.messages == [{"role": "user", "content": "A precious question"}]
+        assert chat.pending is not None
+        assert shown(await talk(chat)) == "Now."
 
 
 @in_loop
