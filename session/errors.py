@@ -127,7 +127,7 @@ class AlreadyReceivingError(SessionError):
 
 
 class NothingToAnswerError(SessionError):
-    """There is no message without an answer. Nothing was sent."""
+    """There is no message of the user's without an answer. Nothing was sent."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from session import jsontext
-from session.errors import MessageSetAsideError, ResponseCutError
+from session.errors import MessageSetAsideError, NothingToAnswerError, ResponseCutError
 from session.events import (
     BlockReceived,
     HistoryRewound,
@@ -30,7 +30,7 @@ from session.live import _tail
 from session.live._keeping import Keeping
 from session.live._refusals import may_be_the_message, text_of
 from session.live.received import MessageReceived, Retried, Text, Thinking, ToolUse
-from session.messages import joined
+from session.messages import describe, joined
 from session.pricing import usage_recorded
 from session.request import build_body
 from session.response import Assembly, Delta
@@ -38,7 +38,7 @@ from session.sdk import send_exact
 from session.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from session.events import SessionEvent
     from session.live._context import Context
@@ -65,7 +65,8 @@ class Answer:
 
     async def parts(self) -> AsyncGenerator[Received, None]:
         """What is received of this response. Raises what the SDK raises, `ResponseCutError`, `MessageSetAsideError`,
-        `WrongVersionError` before anything was sent, and `AnswerKeptInForkError` after everything has come.
+        `NothingToAnswerError` and `WrongVersionError` before anything was sent, and `AnswerKeptInForkError` after
+        everything has come.
         """
         try:
             async with contextlib.aclosing(self._stream()) as stream:
@@ -100,6 +101,8 @@ class Answer:
         entries = _tail.entries(fold)
         self._messages = len(entries)
         messages = self._context.view.update(entries, _tail.outcomes(fold), _tail.in_doubt(fold))
+        if not (_ask(messages) or _tail.is_paused(fold)):
+            raise NothingToAnswerError(self._context.journal.session_id)
         return build_body(fold.prompt, messages, stream=True)
 
     async def _read(self, reply: Reply) -> AsyncGenerator[Received, None]:
@@ -219,3 +222,9 @@ class Answer:
 
     def _milliseconds(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
+
+
+def _ask(messages: Sequence[bytes]) -> bool:
+    """Whether they end with the user's turn: what the system says behind it, or before anybody, asks for no answer."""
+    roles = (describe(raw).role for raw in reversed(messages))
+    return next((role for role in roles if role in ("user", "assistant")), "") == "user"

@@ -592,6 +592,38 @@ async def test_nothing_to_answer_says_so_and_sends_nothing() -> None:
     assert len(api.calls) == 1
 
 
+@pytest.mark.parametrize("before", ["Hello", None])
+@pytest.mark.parametrize("system", [{"content": "Be brief."}, {"content": [], "output_config": {"effort": "low"}}])
+@in_loop
+async def test_what_the_system_says_alone_asks_for_no_answer(system: dict[str, Any], before: str | None) -> None:
+    api, storage = ScriptedApi(["One."] * (before is not None) + ["Two."]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=storage, client=client) as chat,
+    ):
+        if before is not None:
+            await talk(chat, before)
+        await chat.send({"role": "system", **system})
+        sent, version = len(api.calls), chat.state.version
+        with pytest.raises(NothingToAnswerError):
+            await talk(chat)
+        assert (len(api.calls), chat.state.version) == (sent, version)
+        assert shown(await talk(chat, "And now?")) == "Two."
+        assert any(message["role"] == "system" for message in api.calls[-1].json["messages"])
+
+
+@in_loop
+async def test_what_the_system_says_behind_the_user_is_answered() -> None:
+    api = ScriptedApi(["One."])
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=in_memory(), client=client) as chat,
+    ):
+        await chat.send("Hello")
+        await chat.send({"role": "system", "content": "Be brief."})
+        assert shown(await talk(chat)) == "One."
+
+
 @in_loop
 async def test_a_second_receive_and_a_send_meanwhile_are_refused_and_disturb_nothing() -> None:
     api, storage = ScriptedApi(["Hello there, how are you today?"]), in_memory()
