@@ -137,8 +137,8 @@ async def test_tools_of_an_answer_left_by_break_are_stopped_without_another_call
             if part.type == "tool_result":
                 await waiting.wait()
                 break
-        await stopped.wait()
         await _rounds()
+        assert stopped.is_set()
         assert (await types_of(storage, chat.id))[-1] == "session_repaired"
 
 
