@@ -118,7 +118,9 @@ def find_unsendable(items: list[Item]) -> Iterator[Finding]:
         yield Finding("no_messages", Item(0, {}, ""), None, "there is no message to send", "none")
         return
     last = spoken[-1]
-    final = last.parts[-1] if last.parts else None
+    turn = itertools.takewhile(lambda item: item.role == last.role, reversed(spoken))
+    ending = next((item for item in turn if item.parts), last)  # one without content ends nothing
+    final = ending.parts[-1] if ending.parts else None
     if last.role == "user" or (
         final and (final.kind in SERVER_TOOL_USES or final.kind.endswith(("_tool_result", "compaction")))
     ):
@@ -126,7 +128,7 @@ def find_unsendable(items: list[Item]) -> Iterator[Finding]:
     yield Finding("prefill", last, None, "the conversation ends with the assistant's message", "none")
     text = final.value.get("text") if final and final.kind == "text" else None
     if isinstance(text, str) and text != text.rstrip():
-        yield Finding("trailing_whitespace", last, final, "the assistant's last text ends in whitespace", "none")
+        yield Finding("trailing_whitespace", ending, final, "the assistant's last text ends in whitespace", "none")
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------

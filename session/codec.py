@@ -49,8 +49,16 @@ def decode_event(event_type: str, data: bytes) -> AnyEvent:
 
 
 def encode_meta(meta: Meta) -> bytes:
-    """*meta* as bytes; none at all where it says nothing."""
-    return b"" if meta == NO_META else _encoded(meta, "meta")
+    """*meta* as bytes; none at all where it says nothing. Raises `EventDataError` for what `decode_meta` would not take
+    back: what is no `Meta`, and a field of another type.
+    """
+    if not isinstance(meta, Meta):
+        raise EventDataError("meta", f"it is a Meta, not {type(meta).__name__}")
+    if meta == NO_META:
+        return b""
+    encoded = _encoded(meta, "meta")
+    decode_meta(encoded)  # as for an event: one that cannot be read again hides all the others
+    return encoded
 
 
 def decode_meta(meta: bytes) -> Meta:

@@ -12,6 +12,7 @@ __all__ = [
     "InvalidMessageError",
     "InvalidMetadataError",
     "InvalidPlaceError",
+    "InvalidPromptError",
     "InvalidSessionIdError",
     "InvalidStateError",
     "MessageSetAsideError",
@@ -126,7 +127,7 @@ class AlreadyReceivingError(SessionError):
 
 
 class NothingToAnswerError(SessionError):
-    """There is no message without an answer. Nothing was sent."""
+    """There is no message of the user's without an answer. Nothing was sent."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)
@@ -217,8 +218,8 @@ class ResponseCutError(SessionError):
 
 
 class MessageSetAsideError(SessionError):
-    """The API refused the request, whose newest part was the user's message, with *status*. That message was set aside,
-    so that the session can go on without it; the log still has it.
+    """The API refused the request with *status*, and its newest part, the user's message, may be why. That message was
+    set aside, so that the session can go on without it; the log still has it.
     """
 
     def __init__(self, session_id: str, status: int, reason: str) -> None:
@@ -229,8 +230,8 @@ class MessageSetAsideError(SessionError):
 
     def __str__(self) -> str:
         return (
-            f"session {self.session_id}: the API refused the newest message ({self.status}: {self.reason}); it was set "
-            "aside, the session goes on without it"
+            f"session {self.session_id}: the API refused the request ({self.status}: {self.reason}); its newest "
+            "message was set aside, the session goes on without it"
         )
 
 
@@ -264,6 +265,20 @@ class InvalidMessageError(SessionError):
     def __str__(self) -> str:
         place = "" if self.index is None else f" at index {self.index}"
         return f"invalid message{place}: {self.reason}; nothing was written"
+
+
+class InvalidPromptError(SessionError):
+    """The *part* of a prompt (`model`, `system`, `tools`, `parameters`) is nothing that a request can carry. Nothing
+    was written or sent.
+    """
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(part, reason)
+        self.part = part
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"invalid {self.part}: {self.reason}; nothing was written or sent"
 
 
 class InvalidMetadataError(SessionError):

@@ -42,7 +42,7 @@ Message: TypeAlias = "dict[str, Any]"
 
 NOT_RUN: Final = "This tool was not run: the session was interrupted before it started."
 IN_DOUBT: Final = (
-    "This tool was started and interrupted before its result was recorded. It may have run in full, in part or not at "
+    "The session was interrupted before a result of this tool was recorded. It may have run in full, in part or not at "
     "all: check before you run it again."
 )
 
@@ -63,7 +63,7 @@ class Addition(msgspec.Struct, frozen=True):
     """The tool_result *block* that repair gives to a tool_use of the message at *message_index*.
 
     *appended*: it goes to the end of the history, into the message of the turn's results (a new one, if there is none);
-    otherwise into the view of the user's next message. *in_doubt*: the tool was started, and no one knows how far it
+    otherwise into the view of the user's next message. *in_doubt*: the tool may have run, and no one knows how far it
     came.
     """
 
@@ -116,7 +116,8 @@ def repair(
     refused: Collection[int] = (),
     in_doubt: Collection[str] = (),
 ) -> list[Message]:
-    """The request view of *messages*: see the module's head. *in_doubt*: tool_uses that were started, without outcome.
+    """The request view of *messages*: see the module's head. *in_doubt*: tool_uses without outcome that may have run;
+    of the others without a result it says that they were not run.
 
     Messages and blocks that need nothing are the same objects as in *messages*, which is not changed.
     """

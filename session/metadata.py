@@ -6,26 +6,31 @@ place and could not be written again in another. Beyond `MAX_DEPTH` levels none 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from session import jsontext
 from session.errors import InvalidMetadataError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_DEPTH: Final = 128
 """Of arrays and objects inside one another."""
 
 
 def texts(metadata: Mapping[str, Any]) -> dict[str, bytes]:
-    """The exact text of each value. Raises `InvalidMetadataError` for what is no JSON object: a key that is no string,
-    an object of a program, what nests too deep.
+    """The exact text of each value. Raises `InvalidMetadataError` for what is no JSON object: no mapping, a key that is
+    no string, an object of a program, what nests too deep.
     """
+    check_mapping(metadata)
     try:
         return {_key(key): _text(value) for key, value in metadata.items()}
     except (TypeError, ValueError) as error:
         raise InvalidMetadataError(str(error)) from error
+
+
+def check_mapping(metadata: object) -> None:
+    """Raises `InvalidMetadataError` unless *metadata* is a mapping."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidMetadataError(f"it is a mapping of names to values, not {type(metadata).__name__}")
 
 
 def value_of(text: bytes) -> Any:  # noqa: ANN401 - any JSON value

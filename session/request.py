@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from msgspec import UNSET, UnsetType
 
 from session import jsontext
-from session.errors import UnreadableJsonError
+from session._history import INVALID_JSON
+from session.errors import InvalidPromptError, UnreadableJsonError
 from session.events import PromptChanged
 from session.state import Prompt
 
@@ -52,6 +53,24 @@ def build_body(prompt: Prompt, messages: Iterable[bytes], *, stream: bool) -> by
         parts.append(b',"stream":true')
     parts += (b',"messages":[', b",".join(messages), b"]}")
     return b"".join(parts)
+
+
+def check_sendable(prompt: Prompt) -> None:
+    """Raises `InvalidPromptError` for a part that no request can carry: NaN, infinities and halves of surrogate pairs,
+    which make a body that the API does not read, whatever the messages are; and what no parser takes.
+    """
+    parts = {
+        "model": jsontext.encode(prompt.model),
+        "system": prompt.system,
+        "tools": prompt.tools,
+        "parameters": prompt.parameters,
+    }
+    for part, raw in parts.items():
+        value = jsontext.parse_or_show(raw) if raw else None
+        if isinstance(value, jsontext.Unreadable):
+            raise InvalidPromptError(part, "no parser takes it")
+        if not jsontext.is_sendable(value):
+            raise InvalidPromptError(part, INVALID_JSON)
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------

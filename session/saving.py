@@ -1,8 +1,10 @@
-"""What `save` appends: the events that lead from the stored state to the given one. Pure."""
+"""What `save` takes, in any storage, and what it appends in the event-sourced one: the events that lead from the stored
+state to the given one. Pure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET, UnsetType
 
@@ -32,6 +34,26 @@ if TYPE_CHECKING:
 SAVED = "save"
 """The origin of a session that began as a saved state, and the reason of a rewind that made way for one."""
 
+_TIMES: Final = ("created_at", "updated_at")
+
+
+def check_state(state: SessionState) -> None:
+    """Every storage asks before it writes: what `load` could not give back must not take the place of what is stored.
+
+    Raises `InvalidStateError` unless both times are integers, the parent is a string or None, and the usage is a
+    `Usage` of integers.
+    """
+    for field in _TIMES:
+        time = getattr(state, field)
+        if isinstance(time, bool) or not isinstance(time, int):
+            raise InvalidStateError(field, f"a time is an integer, of milliseconds, not {type(time).__name__}")
+    if not isinstance(state.parent_id, str | None):
+        raise InvalidStateError("parent_id", f"it is a string or None, not {type(state.parent_id).__name__}")
+    if not isinstance(state.usage, Usage):
+        raise InvalidStateError("usage", f"it is a Usage, not {type(state.usage).__name__}")
+    if not _is_of_integers(state.usage):
+        raise InvalidStateError("usage", "a counter has a name, and is an integer, and so is the cost")
+
 
 def plan_save(stored: SessionState | None, new: SessionState) -> list[SessionEvent]:
     """The events after which the session has the messages, usage and metadata of *new*; none if it has them already.
@@ -41,8 +63,9 @@ def plan_save(stored: SessionState | None, new: SessionState) -> list[SessionEve
     aside by `history_rewound`. A *new* without any prompt leaves the prompt alone. The id, parent and creation time of
     a stored session are facts and stay.
 
-    Raises `InvalidMetadataError` for metadata that is no JSON object, `InvalidStateError` for usage beyond counting.
+    Raises `InvalidMetadataError` for metadata that is no JSON object, `InvalidStateError` as `check_state` does.
     """
+    check_state(new)
     before = stored or SessionState(id=new.id)
     events: list[SessionEvent] = []
     if stored is None:
@@ -138,6 +161,11 @@ def _usage_text(usage: Usage) -> bytes:
         return jsontext.encode(counters)
     except ValueError as error:
         raise InvalidStateError("usage", str(error)) from error
+
+
+def _is_of_integers(usage: Usage) -> bool:
+    counts = (usage.cost_picodollars, usage.unpriced, *(count for _, count in usage.counters))
+    return all(type(count) is int for count in counts) and all(isinstance(path, str) for path, _ in usage.counters)
 
 
 def common_prefix(before: tuple[Message, ...], new: tuple[Message, ...]) -> int:

@@ -66,7 +66,7 @@ SESSION = {
         [
             "errors", "events", "messages", "jsontext", "codec", "fold", "turns", "state", "places", "usage", "pricing",
             "summary", "recent", "compare", "family", "spending", "saving", "metadata", "lint", "_finders",
-            "_block_faults", "_history", "_finishing", "request", "response",
+            "_block_faults", "_history", "_doubt", "_finishing", "request", "response",
         ],
         [],
     ),

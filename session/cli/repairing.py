@@ -83,10 +83,13 @@ def resume(place: str) -> None:
     Nothing is sent and nothing is written. Messages that need no repair are there byte for byte; a tool call without a
     result gets one that says so. What was repaired is said on stderr.
     """
+    from session._doubt import doubting, records_starts  # noqa: PLC0415 - with the store
+
     with open_store() as store:
         found = find_place(store, place)
         state = store.state_at(found.session_id, found.at)
-    plan, body = _repaired(state)
+        first = next((stored.event for stored in store.events(found.session_id, upto=1)), None)
+    plan, body = _repaired(state if records_starts(first) else doubting(state))
     added = [addition.tool_use_id for addition in plan.additions]
     out = output()
     if out.json:

@@ -21,7 +21,8 @@ A turn, and what is durable when (each line one commit; what stands behind -> is
    were running get results that say they are in doubt.
 3. A response that did not complete is asked again; its blocks stay in the log and out of the messages. A tool_use
    without a result gets one that says so when the session goes on, in this process or in another (`session.lint`).
-4. A 400 for a request whose newest part is the user's message: history_rewound sets it aside.
+4. A 400 for a request whose newest part is the user's message: history_rewound sets it aside, unless the API names
+   another part (`_refusals`).
 5. Resuming and forking send nothing, and write only what their options change; what they refuse, they refuse before
    anything is written. Until the session goes on, what a crash left is seen in `pending` and `state.in_doubt`.
 6. A request is spliced from exact bytes, so it begins as the one before, and a fork's as its parent's. Nothing a turn

@@ -15,10 +15,10 @@ import asyncio
 import contextlib
 import secrets
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from session import jsontext
-from session.errors import MessageSetAsideError, ResponseCutError
+from session.errors import MessageSetAsideError, NothingToAnswerError, ResponseCutError
 from session.events import (
     BlockReceived,
     HistoryRewound,
@@ -28,8 +28,9 @@ from session.events import (
 )
 from session.live import _tail
 from session.live._keeping import Keeping
+from session.live._refusals import may_be_the_message, text_of
 from session.live.received import MessageReceived, Retried, Text, Thinking, ToolUse
-from session.messages import joined
+from session.messages import describe, joined
 from session.pricing import usage_recorded
 from session.request import build_body
 from session.response import Assembly, Delta
@@ -37,16 +38,13 @@ from session.sdk import send_exact
 from session.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from session.events import SessionEvent
     from session.live._context import Context
     from session.live.received import Received
     from session.response import Completed, FinishedBlock
     from session.sdk import FailedAttempt, Reply
-
-_REFUSED_REQUEST: Final = frozenset({400, 413, 422})
-"""What the API answers when it is the request that is wrong."""
 
 
 class Answer:
@@ -67,7 +65,8 @@ class Answer:
 
     async def parts(self) -> AsyncGenerator[Received, None]:
         """What is received of this response. Raises what the SDK raises, `ResponseCutError`, `MessageSetAsideError`,
-        `WrongVersionError` before anything was sent, and `AnswerKeptInForkError` after everything has come.
+        `NothingToAnswerError` and `WrongVersionError` before anything was sent, and `AnswerKeptInForkError` after
+        everything has come.
         """
         try:
             async with contextlib.aclosing(self._stream()) as stream:
@@ -102,6 +101,8 @@ class Answer:
         entries = _tail.entries(fold)
         self._messages = len(entries)
         messages = self._context.view.update(entries, _tail.outcomes(fold), _tail.in_doubt(fold))
+        if not (_ask(messages) or _tail.is_paused(fold)):
+            raise NothingToAnswerError(self._context.journal.session_id)
         return build_body(fold.prompt, messages, stream=True)
 
     async def _read(self, reply: Reply) -> AsyncGenerator[Received, None]:
@@ -129,7 +130,7 @@ class Answer:
     async def sending(self, number: int) -> None:
         """Attempt *number* is about to be sent: durable first."""
         if self._failed is not None:
-            self._retried.append(Retried(self._failed.status, _text_of(self._failed.error), self._failed.number))
+            self._retried.append(Retried(self._failed.status, text_of(self._failed.error), self._failed.number))
             self._failed = None  # that this attempt is refused says nothing of the next
         self._context.own_requests.add(self._request_id)
         self._began = time.monotonic()
@@ -206,8 +207,9 @@ class Answer:
         )
 
     async def _set_aside(self, error: BaseException) -> None:
-        """If the API refused the request for the user's newest message, go on without it, and say so."""
-        if self._failed is None or self._failed.status not in _REFUSED_REQUEST or not isinstance(error, Exception):
+        """If the API refused the request, and the user's newest message may be why, go on without it, and say so."""
+        failed = self._failed
+        if failed is None or not isinstance(error, Exception) or not may_be_the_message(failed.status, failed.error):
             return
         newest = _tail.newest(self._context.journal.fold)[-1:]
         if not newest or newest[0].role == "assistant":
@@ -216,17 +218,13 @@ class Answer:
             return
         self._keeping.check()
         await self._context.journal.record(HistoryRewound(self._messages - 1, reason="refused by the API"))
-        raise MessageSetAsideError(
-            self._context.journal.session_id, self._failed.status, _text_of(self._failed.error)
-        ) from error
+        raise MessageSetAsideError(self._context.journal.session_id, failed.status, text_of(failed.error)) from error
 
     def _milliseconds(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
 
 
-def _text_of(error: bytes) -> str:
-    """What an error says, as the API puts it or as it stands."""
-    value = jsontext.parse_or_show(error)
-    inner = value.get("error") if isinstance(value, dict) else None
-    told = inner.get("message") if isinstance(inner, dict) else None
-    return told if isinstance(told, str) else error.decode("utf-8", "replace")
+def _ask(messages: Sequence[bytes]) -> bool:
+    """Whether they end with the user's turn: what the system says behind it, or before anybody, asks for no answer."""
+    roles = (describe(raw).role for raw in reversed(messages))
+    return next((role for role in roles if role in ("user", "assistant")), "") == "user"

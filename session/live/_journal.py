@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from session._doubt import LIVE, doubting, records_starts
 from session._finishing import finished
 from session.errors import PlaceNotFoundError, SessionExistsError, SessionNotFoundError
 from session.events import (
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from session.events import Meta, SessionEvent
     from session.places import At
     from session.storage import SessionStorage
-
-ORIGIN: Final = "live"
 
 _HARMLESS: Final = (MetadataUpdated, SessionClosed)
 """What another writer may do meanwhile without changing the conversation."""
@@ -86,7 +85,7 @@ class Branch(Protocol):
 async def create(storage: SessionStorage, session_id: str | None, first: Sequence[SessionEvent], meta: Meta) -> Journal:
     """The journal of a new session that begins with *first*, durable. Raises `SessionExistsError`."""
     new_id = new_session_id() if session_id is None else check_session_id(session_id)
-    events = (SessionCreated(new_id, origin=ORIGIN), *first)
+    events = (SessionCreated(new_id, origin=LIVE), *first)
     journal: Journal
     if isinstance(storage, EventSessionStorage):
         journal = EventJournal(storage, new_id, Fold(SessionState(id=new_id)), meta)
@@ -104,11 +103,11 @@ async def create(storage: SessionStorage, session_id: str | None, first: Sequenc
 async def load(storage: SessionStorage, session_id: str, meta: Meta) -> Journal:
     """The journal of an existing session. Raises `SessionNotFoundError`, `SessionDeletedError`."""
     if isinstance(storage, EventSessionStorage):
-        return EventJournal(storage, session_id, Fold(await storage.state_at(session_id, HEAD)), meta)
+        return EventJournal(storage, session_id, Fold(await _state_at(storage, session_id, HEAD)), meta)
     state = await storage.load(session_id)
     if state is None:
         raise SessionNotFoundError(session_id)
-    return SavingJournal(storage, state)
+    return SavingJournal(storage, doubting(state))
 
 
 async def branch(storage: SessionStorage, parent_id: str, at: int | str | At, meta: Meta) -> Branch:
@@ -117,7 +116,7 @@ async def branch(storage: SessionStorage, parent_id: str, at: int | str | At, me
     """
     if isinstance(storage, EventSessionStorage):
         version = await storage.version_at(parent_id, at)
-        return _EventBranch(storage, parent_id, await storage.state_at(parent_id, version), meta)
+        return _EventBranch(storage, parent_id, await _state_at(storage, parent_id, version), meta)
     return await (await load(storage, parent_id, meta)).branch(at)
 
 
@@ -189,7 +188,8 @@ class _EventBranch:
 
 class SavingJournal:
     """Over a storage that keeps states: each save writes the whole session, the last writer wins, and what is not in a
-    state (the blocks of a running response, which tools were started, the prompt) does not survive the process.
+    state (the blocks of a running response, which tools were started, the prompt) does not survive the process. So in
+    a session that was loaded, each tool_use without a result is in doubt.
     """
 
     def __init__(self, storage: SessionStorage, state: SessionState) -> None:
@@ -242,6 +242,16 @@ class _SavedBranch:
         )
         await finished(_saved(self._storage, child))
         return SavingJournal(self._storage, child)
+
+
+async def _state_at(storage: EventSessionStorage, session_id: str, at: int | str | At) -> SessionState:
+    """The session as it was at *at*, in doubt about its tools if nobody recorded their starts."""
+    state = await storage.state_at(session_id, at)
+    doubtful = doubting(state)
+    if doubtful is state:
+        return state
+    first = [stored.event async for stored in storage.events(session_id, upto=1)]
+    return state if records_starts(first[0] if first else None) else doubtful
 
 
 async def _saved(storage: SessionStorage, state: SessionState) -> Any:  # noqa: ANN401 - what the storage returns

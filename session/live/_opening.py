@@ -12,6 +12,7 @@ from session.live._context import Context
 from session.live._prompt import GivenPrompt, plan_prompt_change
 from session.live._session import Opening, Session
 from session.live._settings import Settings, one_at_a_time
+from session.metadata import check_mapping
 from session.places import HEAD
 from session.pricing import load_prices
 from session.saving import plan_metadata
@@ -82,7 +83,7 @@ def create_session(
 
     With *resume* it is `resume_session`, with *fork* (and *at*) `fork_session`. Raises `ValueError` for a combination
     of these that has no meaning; when opened `NoModelError`, `SessionExistsError`, `InvalidSessionIdError`,
-    `InvalidMetadataError`.
+    `InvalidMetadataError`, `InvalidPromptError`.
     """
     if sum(given is not None for given in (resume, fork, session_id)) > 1:
         raise ValueError("`resume`, `fork` and `session_id` exclude each other")
@@ -101,10 +102,11 @@ def resume_session(session_id: str, **options: Unpack[Options]) -> Opening:
 
     Nothing is sent to the API, and nothing is written but what *options* change. `pending` says what is unanswered.
     What a crash left is repaired when the session goes on, by events that say so: a response that was cut stays out, a
-    tool call without a result gets one, and if its tool was started, that says that it is in doubt.
+    tool call without a result gets one, and if its tool was started, that says that it is in doubt. Where starts were
+    not recorded (another storage, an import, a recording), any of them may have run, and is in doubt.
 
-    Raises when opened `SessionNotFoundError`, `SessionDeletedError`, `ThinkingBoundError`, and `NoModelError` where the
-    storage keeps no prompt.
+    Raises when opened `SessionNotFoundError`, `SessionDeletedError`, `ThinkingBoundError`, `InvalidPromptError`, and
+    `NoModelError` where the storage keeps no prompt.
     """
     checked = _checked(options)
     return Opening(lambda: _resume(session_id, checked))
@@ -143,7 +145,7 @@ async def _create(session_id: str | None, options: Options) -> Session:
     prices = load_prices()
     prompt = _given(options, toolbox).on(session_id or "", Prompt())
     first: list[SessionEvent] = plan_prompt_change("", Prompt(), prompt, (), strip=False)
-    first += plan_metadata({}, options.get("metadata") or {})
+    first += plan_metadata({}, _metadata(options))
     journal = await _journal.create(storage, session_id, first, settings.meta)
     return Session(Context(journal, settings, toolbox, prices, unchecked=False), _fork_of)
 
@@ -183,8 +185,8 @@ def _changes(state: SessionState, inherited: Prompt, toolbox: Toolbox, options: 
     new = _given(options, toolbox).on(state.id, old if old.model else inherited)
     strip = options.get("strip_thinking", False)
     events = plan_prompt_change(state.id, old, new, state.messages.entries, strip=strip)
-    if options.get("metadata"):
-        events += plan_metadata(state.metadata, {**state.metadata, **(options["metadata"] or {})})
+    if given := _metadata(options):
+        events += plan_metadata(state.metadata, {**state.metadata, **given})
     return events
 
 
@@ -210,6 +212,14 @@ def _settings_given(options: Options) -> dict[str, Any]:
 
 def _toolbox(options: Options, settings: Settings) -> Toolbox:
     return Toolbox(options.get("tools") or (), one_at_a_time(settings.can_use_tool), settings.tool_timeout_seconds)
+
+
+def _metadata(options: Options) -> Mapping[str, Any]:
+    given = options.get("metadata")
+    if given is None:
+        return {}
+    check_mapping(given)
+    return given
 
 
 def _given(options: Options, toolbox: Toolbox) -> GivenPrompt:

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from session.errors import NoModelError, ThinkingBoundError
 from session.events import HistoryCompacted
-from session.request import changed_prefix, changes, first_thinking, prompt_of, revised, strip_thinking
+from session.request import changed_prefix, changes, check_sendable, first_thinking, prompt_of, revised, strip_thinking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +34,16 @@ class GivenPrompt(msgspec.Struct, frozen=True):
     parameters: Mapping[str, Any] = {}
 
     def on(self, session_id: str, old: Prompt) -> Prompt:
-        """The prompt from now on: parts of equal value keep the bytes they have in *old*. Raises `NoModelError`."""
+        """The prompt from now on: parts of equal value keep the bytes they have in *old*. Raises `NoModelError`, and
+        `InvalidPromptError` for what no request can carry.
+        """
         if not (self.model or old.model):
             raise NoModelError(session_id)
+        prompt = self._on(old)
+        check_sendable(prompt)
+        return prompt
+
+    def _on(self, old: Prompt) -> Prompt:
         if not old.model:
             parameters = {"max_tokens": DEFAULT_MAX_TOKENS, **self.parameters}
             tools = None if self.tools is UNSET else self.tools

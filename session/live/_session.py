@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from session.state import Pending, SessionState
 
     ForkOf: TypeAlias = Callable[[Context, int | str | At, Mapping[str, Any]], Callable[[], Awaitable["Session"]]]
+
+_log: Final = logging.getLogger("session.live")
 
 _ROUNDS_TO_UNWIND: Final = 16
 """A generator of the caller's around `receive` that was left by `break` holds the answer until the loop has closed it,
@@ -116,12 +119,13 @@ class Session:
         is done, which the last object, a `Stop`, says. Without a `send` before, it goes on with what is pending.
 
         `tool_use`, `tool_result`, `message` and `stop` are durable when they are seen. Cancelled, or left by `break`,
-        it records what there was of a running response; the session stays usable, and asks again when it goes on.
+        it records what there was of a running response and stops its tools; the session stays usable, and asks again
+        when it goes on. After a `break` the event loop does that, in its next rounds, once nobody holds the answer.
 
         Iterating raises `NothingToAnswerError`, `AlreadyReceivingError`, `SessionClosedError`; `RequestOpenError` and
-        `WrongVersionError` before anything is sent; `MessageSetAsideError` if the API refuses the request for its
-        newest message; `ResponseCutError`, `AnswerKeptInForkError`; what the SDK raises, once that is recorded; and
-        what `can_use_tool` raises.
+        `WrongVersionError` before anything is sent; `MessageSetAsideError` if the API refuses the request and names no
+        part of it but the messages; `ResponseCutError`, `AnswerKeptInForkError`; what the SDK raises, once that is
+        recorded; and what `can_use_tool` raises.
         """
         return Receiving(self)
 
@@ -206,6 +210,17 @@ class Session:
             raise AlreadyReceivingError(self.id)
         await self._abandon()  # nobody holds it any more: the loop that iterated it was left
 
+    async def _leave(self, begun: AsyncGeneratorType[Received, None]) -> None:
+        """Abandon *begun*, if that is still what is received. Nobody waits for this: what goes wrong is logged."""
+        if self._turn is not begun:
+            return
+        try:
+            async with self._lock:
+                if self._turn is begun:
+                    await self._abandon()
+        except Exception:  # noqa: BLE001 - whatever the storage raises
+            _log.exception("session %s: what there was of an answer that was left is not recorded", self.id)
+
     async def _abandon(self) -> None:
         left, self._turn, self._receiving = self._turn, None, None
         if left is not None:
@@ -229,11 +244,12 @@ class Session:
 
 
 class Receiving:
-    """An answer as it comes: iterate it once, to its end."""
+    """An answer as it comes: iterate it once, to its end. Dropped before it, it is given up."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._parts: AsyncGeneratorType[Received, None] | None = None
+        self._held: AsyncGenerator[None, None] | None = None
         self._done = False
 
     def __aiter__(self) -> Self:
@@ -244,6 +260,8 @@ class Receiving:
             raise StopAsyncIteration
         if self._parts is None:
             self._parts = await self._session._begin(self)  # noqa: SLF001 - two halves of one thing
+            self._held = _held(self._session, self._parts)
+            await anext(self._held)
         elif self._session._turn is not self._parts:  # noqa: SLF001
             raise SessionClosedError(self._session.id)
         self._check_not_iterated()
@@ -252,6 +270,7 @@ class Receiving:
         except BaseException:
             self._done = True
             self._session._ended()  # noqa: SLF001
+            await self._let_go()
             raise
 
     async def aclose(self) -> None:
@@ -262,10 +281,25 @@ class Receiving:
             self._check_not_iterated()
             self._done = True
             await self._session._abandon()  # noqa: SLF001
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._held is not None:
+            await self._held.aclose()
 
     def _check_not_iterated(self) -> None:
         if self._parts is not None and self._parts.ag_running:
             raise AlreadyReceivingError(self._session.id)
+
+
+async def _held(session: Session, begun: AsyncGeneratorType[Received, None]) -> AsyncGenerator[None, None]:
+    """Lives as long as an answer is held. An event loop closes the generators that are dropped, also while it ends:
+    that is how an answer which was left by `break` comes to be recorded.
+    """
+    try:
+        yield
+    finally:
+        await session._leave(begun)  # noqa: SLF001
 
 
 def _coming_back(now: SessionState, target: SessionState, *, strip: bool) -> tuple[Message, ...]:

@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.max_turns is not None and self.max_turns < 1:
             raise ValueError(f"max_turns is at least 1, not {self.max_turns}")
+        if self.tool_timeout_seconds is not None and not self.tool_timeout_seconds > 0:  # so of NaN, too
+            raise ValueError(f"tool_timeout_seconds is more than 0, not {self.tool_timeout_seconds}")
 
 
 def one_at_a_time(can_use_tool: CanUseTool | None) -> CanUseTool | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from session.state import pending_of, unanswered_tool_uses
+from session.state import PAUSES, pending_of, unanswered_tool_uses
 
 if TYPE_CHECKING:
     from session.fold import Fold
@@ -34,6 +34,11 @@ def pending(fold: Fold) -> Pending | None:
     ended = outcomes(fold)
     unanswered = tuple(id_ for id_ in unanswered_tool_uses(tail) if id_ not in ended)
     return pending_of(tail[-1:], unanswered, fold.responses())
+
+
+def is_paused(fold: Fold) -> bool:
+    """Whether the newest assistant message is one after which the same request goes on."""
+    return any(message.stop_reason in PAUSES for message in newest(fold) if message.role == "assistant")
 
 
 def outcomes(fold: Fold) -> dict[str, bytes]:

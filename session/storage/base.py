@@ -35,6 +35,9 @@ class SessionStorage(Protocol):
         A storage that keeps versions returns the state as it is stored now, which is the one to go on from, and raises
         `WrongVersionError` if `state.version` is no longer the stored one's. In the others the last writer wins; they
         may return *state* itself, or nothing.
+
+        Raises `InvalidStateError` and `InvalidMetadataError`, nothing written, for what `load` could not give back
+        (`session.saving.check_state`).
         """
         ...
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from session import jsontext, metadata
 from session.errors import InvalidStateError, SessionFileError, UnreadableJsonError
 from session.messages import Message, Messages
+from session.saving import check_state
 from session.state import SessionState
 from session.usage import Usage
 
@@ -29,8 +30,9 @@ _WRAPPED_TYPE: Final = "unreadable"
 
 def to_document(state: SessionState) -> bytes:
     """The document of *state*, from which `from_document` gives it back. Raises `InvalidMetadataError`, and
-    `InvalidStateError` for numbers that JSON would not bring back.
+    `InvalidStateError` for what it could not give back.
     """
+    check_state(state)
     members = {
         "id": jsontext.encode(state.id),
         "messages": b"[" + b",".join(map(spliced, state.messages.entries)) + b"]",
@@ -60,6 +62,7 @@ def kept(state: SessionState) -> SessionState:
     """What a document would keep of *state*, without making one. Shares the messages, copies the metadata. Raises as
     `to_document` does.
     """
+    check_state(state)
     _encoded("usage", state.usage.to_dict())
     return SessionState(
         id=state.id,

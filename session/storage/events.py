@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from session import jsontext, metadata
+from session.codec import encode_meta
 from session.errors import (
     EventDataError,
     InvalidMetadataError,
@@ -123,6 +124,7 @@ class EventSessionStorage:
         try:
             appended = await self.append(state.id, events, expected=state.version, meta=meta)
         except EventDataError as error:  # a cost or a time beyond 64 bits
+            encode_meta(meta)  # or it is that, which is no part of the state
             raise InvalidStateError(error.event_type, error.reason) from error
         return _after(stored or SessionState(id=state.id), events, appended.recorded_at)
 
@@ -288,6 +290,8 @@ class EventSessionStorage:
         """Set the members of *values* and *more* (`title="...", tags=["..."]`), take the keys *remove* away, and leave
         the rest as it is, at whatever version the session is. Raises `InvalidMetadataError`.
         """
+        if values is not None:
+            metadata.check_mapping(values)
         return await self.append(session_id, [_metadata({**(values or {}), **more}, remove)], meta=meta)
 
     async def cleanup(self, older_than: dt.timedelta | dt.datetime, *, reason: str = "cleanup") -> builtins.list[str]:

@@ -27,7 +27,7 @@ class MemorySessionStorage:
         return f"<{type(self).__name__} {self.size()} sessions>"
 
     async def save(self, state: SessionState, /) -> SessionState:
-        """See `SessionStorage.save`. Raises `InvalidMetadataError`."""
+        """See `SessionStorage.save`. Raises `InvalidMetadataError` and `InvalidStateError`."""
         self._states[check_session_id(state.id)] = document.kept(state)
         return state
 

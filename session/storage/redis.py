@@ -58,7 +58,7 @@ class RedisSessionStorage:
         return f"<{type(self).__name__} {self._place!r} {self._prefix!r}>"
 
     async def save(self, state: SessionState, /) -> SessionState:
-        """See `SessionStorage.save`. Raises `InvalidMetadataError`."""
+        """See `SessionStorage.save`. Raises `InvalidMetadataError` and `InvalidStateError`."""
         key = self._key(state.id)
         document = to_document(state)
         with self._translated(key):
@@ -130,12 +130,14 @@ def _connected(url: str, timeout_seconds: float) -> Redis:
     from redis.asyncio import Redis  # noqa: PLC0415 - `import session` must not cost it
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import ExponentialBackoff  # noqa: PLC0415
+    from redis.exceptions import ConnectionError as LostConnectionError  # noqa: PLC0415
 
     client: Redis = Redis.from_url(
         url,
         decode_responses=False,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_SECONDS, base=0.01), _RETRIES),
+        # Not after a timeout: each attempt would take that long again.
+        retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_SECONDS, base=0.01), _RETRIES, (LostConnectionError,)),
     )
     return client

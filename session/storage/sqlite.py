@@ -78,8 +78,9 @@ class SqliteSessionStorage:
         return [name for name in names if is_session_id(name)]
 
     def _save(self, state: SessionState) -> None:
+        document = to_document(state)
         updated_at = max(-_MOST, min(state.updated_at, _MOST))
-        self._execute(_SAVE, state.id, to_document(state).decode(), updated_at, create=True)
+        self._execute(_SAVE, state.id, document.decode(), updated_at, create=True)
 
     def _load(self, session_id: str) -> SessionState | None:
         rows = self._execute(_LOAD, session_id)

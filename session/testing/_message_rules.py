@@ -352,9 +352,15 @@ def _refuse_server_tool(place: Place) -> NoReturn:
 
 
 def _check_end(taken: list[Turn], *, prefill_allowed: bool) -> None:
-    """A request ends with the user's turn, or with an assistant's that the server itself goes on with (pause_turn)."""
-    last = taken[-1].blocks[-1] if taken and taken[-1].blocks else None
-    if not taken or taken[-1].role == "user" or (last and _server_goes_on(last.block["type"])):
+    """A request ends with the user's turn, or with an assistant's that the server itself goes on with (pause_turn).
+
+    What the API says where nobody speaks (nothing but directive-only system messages) was never quoted. There is
+    nothing to answer, so it is refused here, in the words for no messages at all.
+    """
+    if not taken:
+        refuse("messages: at least one message is required")
+    last = taken[-1].blocks[-1] if taken[-1].blocks else None
+    if taken[-1].role == "user" or (last and _server_goes_on(last.block["type"])):
         return
     if last and last.block["type"] in {"thinking", "redacted_thinking"}:
         refuse(f"messages.{last.message}: The final block in an assistant message cannot be `{last.block['type']}`.")

@@ -72,6 +72,22 @@ EXACT_MESSAGES: Final = (
 """Messages whose bytes have to come back as they are."""
 
 
+def _usage(**fields: Any) -> Usage:  # noqa: ANN401 - of any type: that is what is wrong with them
+    return Usage(**fields)
+
+
+BAD_FIELDS: Final[tuple[tuple[str, Any], ...]] = (
+    *((time, bad) for time in ("created_at", "updated_at") for bad in (1.5, 1_700_000_000_000.0, True, "1", None)),
+    *(("parent_id", bad) for bad in (5, b"sess", ["sess"])),
+    *(("usage", bad) for bad in ({}, {"input_tokens": 5}, None, _usage(unpriced="1"), _usage(cost_picodollars=0.5))),
+    *(("usage", _usage(counters=((path, count),))) for path, count in (("n", 1.5), ("n", True), (7, 1))),
+)
+"""What no storage takes, by the field of the state."""
+
+BAD_METADATA: Final[tuple[Any, ...]] = (None, [], [1], "title", 7)
+"""What is no mapping."""
+
+
 def rich_state(session_id: str) -> SessionState:
     """A state in which every field that a storage keeps has something to say."""
     return SessionState.new(

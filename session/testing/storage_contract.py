@@ -21,6 +21,8 @@ from session.state import SessionState
 from session.storage import check_session_id, new_session_id
 from session.testing._event_claims import EventClaims
 from session.testing._storage_claims import (
+    BAD_FIELDS,
+    BAD_METADATA,
     EXACT_MESSAGES,
     HOSTILE_IDS,
     check_same,
@@ -159,6 +161,20 @@ class SessionStorageContract(EventClaims):
         for path, count in (("input_tokens", 10**5_000), ("a/" * 5_000 + "b", 1)):
             with pytest.raises(InvalidStateError, match="nothing was written"):
                 await storage.save(state.replace(usage=Usage(((path, count),)), messages=[]))
+        check_same(await storage.load("sess_rich"), rich_state("sess_rich"))
+
+    @claim
+    async def test_what_could_not_be_loaded_again_is_refused_and_what_was_there_stays(
+        self, storage: SessionStorage
+    ) -> None:
+        state = await saved(storage, rich_state("sess_rich"))
+        for field, bad in BAD_FIELDS:
+            with pytest.raises(InvalidStateError, match="nothing was written") as caught:
+                await storage.save(state.replace(**{field: bad}, messages=[]))
+            assert caught.value.field == field
+        for bad in BAD_METADATA:
+            with pytest.raises(InvalidMetadataError, match="nothing was written"):
+                await storage.save(state.replace(metadata=bad, messages=[]))
         check_same(await storage.load("sess_rich"), rich_state("sess_rich"))
 
     @only_if("persistent")

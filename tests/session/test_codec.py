@@ -7,7 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +28,11 @@ from session.events import (
     UsageRecorded,
 )
 from session.messages import Message, Messages, describe
+from session.state import SessionState
+from session.storage import BlockingEventSessionStorage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEEP = b"[" * 2_000 + b"]" * 2_000
 
@@ -128,6 +133,39 @@ def test_a_lone_surrogate_in_a_name_becomes_an_escape() -> None:
 def test_a_cost_beyond_64_bits_is_an_error() -> None:
     with pytest.raises(EventDataError, match="64 bits"):
         encode_event(UsageRecorded(b"{}", cost_picodollars=2**64))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        Meta(actor=42),  # type: ignore[arg-type]
+        Meta(correlation_id=None),  # type: ignore[arg-type]
+        Meta(causation_id=b"s@4"),  # type: ignore[arg-type]
+        Meta(more={"n": 1}),  # type: ignore[dict-item]
+        Meta(more={1: "n"}),  # type: ignore[dict-item]
+        Meta(more=None),  # type: ignore[arg-type]
+        {"actor": 7},
+        {"actor": "ann"},
+        {},
+        None,
+    ],
+)
+def test_meta_that_could_not_be_read_again_is_refused_and_the_events_stay_readable(meta: Any, tmp_path: Path) -> None:
+    with pytest.raises(EventDataError):
+        encode_meta(meta)
+    with BlockingEventSessionStorage(tmp_path) as storage:
+        storage.save(SessionState.new("sess_a", messages=[{"role": "user", "content": "Hello"}]))
+        before = list(storage.events("sess_a"))
+        for attempt in (
+            lambda: storage.append("sess_a", [ToolStarted("t")], meta=meta),
+            lambda: storage.update_metadata("sess_a", title="x", meta=meta),
+            lambda: storage.save(SessionState(id="sess_b"), meta=meta),
+            lambda: storage.fork("sess_a", meta=meta),
+        ):
+            with pytest.raises(EventDataError):
+                attempt()
+        assert list(storage.events("sess_a")) == before
+        assert storage.list() == ["sess_a"]
 
 
 def test_meta_that_says_nothing_takes_no_bytes() -> None:

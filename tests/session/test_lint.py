@@ -165,6 +165,10 @@ def test_each_problem_is_found_where_it_is(messages: Any, expected: list[tuple[s
         ([user("a"), assistant(text(), search())], []),
         ([user("a"), assistant(search(), found())], []),
         ([user("a"), assistant({"type": "compaction", "content": "s"})], []),
+        ([user("a"), assistant({"type": "compaction", "content": "s"}), assistant()], []),
+        ([user("a"), assistant(search(), found()), assistant()], []),
+        ([user("a"), assistant("b "), assistant()], ["trailing_whitespace", "prefill"]),
+        ([{"role": "system", "content": [], "output_config": {"effort": "low"}}], ["no_messages"]),
     ],
 )
 def test_a_request_must_end_with_the_user_or_a_pause(messages: Any, expected: list[str]) -> None:
@@ -172,6 +176,8 @@ def test_a_request_must_end_with_the_user_or_a_pause(messages: Any, expected: li
 
     assert [problem.code for problem in problems] == expected
     assert {problem.remedy for problem in problems} <= {"none"}
+    judged = check_request({"model": "claude-sonnet-5-5", "max_tokens": 10, "messages": messages})
+    assert (judged is None) is (expected == [])
 
 
 def test_lint_changes_nothing() -> None:

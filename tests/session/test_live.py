@@ -13,6 +13,8 @@ import pytest
 from session.errors import (
     AlreadyReceivingError,
     InvalidMessageError,
+    InvalidMetadataError,
+    InvalidPromptError,
     MessageSetAsideError,
     NoModelError,
     NothingToAnswerError,
@@ -30,7 +32,9 @@ from session.events import (
     ResponseReceived,
 )
 from session.live import Retried, Stop, create_session, fork_session, resume_session
+from session.live._refusals import may_be_the_message
 from session.places import HEAD
+from session.state import Prompt, SessionState
 from session.storage import EventSessionStorage, MemorySessionStorage
 from session.testing import Cut, Delay, Failure, Reply, ScriptedApi, StreamError, calls, says, thinks
 from tests.session.live_kit import MODEL, events_of, in_loop, in_memory, kinds, shown, talk, types_of
@@ -417,7 +421,7 @@ async def test_a_message_that_the_api_refuses_is_set_aside_and_the_error_says_so
     ):
         await talk(chat, "Hello")
         before = chat.state.messages
-        with pytest.raises(MessageSetAsideError, match=r"No such image.*set aside") as caught:
+        with pytest.raises(MessageSetAsideError, match=r"refused the request.*No such image.*was set aside") as caught:
             await talk(chat, "Look at this")
         assert caught.value.status == status
         assert isinstance(caught.value.__cause__, anthropic.APIStatusError)
@@ -431,6 +435,72 @@ async def test_a_message_that_the_api_refuses_is_set_aside_and_the_error_says_so
         "Hello",
         "Then not",
     ]
+
+
+NOT_THE_MESSAGE = (
+    "max_tokens: 99999 > 64000, which is the maximum allowed number of output tokens for claude-sonnet-5-5",
+    "`max_tokens` must be greater than `thinking.budget_tokens`",
+    "`temperature` may only be set to 1 when thinking is enabled.",
+    "tools.0.custom.input_schema: Field required",
+    "tools: Tool names must be unique.",
+    "tool_choice may only be specified while providing tools.",
+    "Thinking may not be enabled when tool_choice forces tool use.",
+    "system: text content blocks must be non-empty",
+    "system.0.text: Field required",
+    "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
+    "model: String should have at least 1 character",
+    "metadata.user_id: user_id appears to contain an email address",
+    "cache_control.ttl: Input should be '5m' or '1h'",
+    "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+    "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.",
+    "This organization has been disabled.",
+    "Unexpected value(s) `new-2026` for the `anthropic-beta` header.",
+)
+PERHAPS_THE_MESSAGE = (
+    "messages.3.content.0.text: Input should be a valid string",
+    "messages: text content blocks must be non-empty",
+    "messages.0: use the top-level 'system' parameter for the initial system prompt",
+    "messages.1.content.0.image.source.base64: model does not take `system` images of this temperature",
+    "prompt is too long: 211180 tokens > 200000 maximum",
+    "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length",
+    "Could not process image",
+    "Output blocked by content filtering policy",
+    "This model does not support the tools that thinking systems are told of",
+    "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+    "The request body is not valid JSON",
+    "",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "perhaps"), [*((text, False) for text in NOT_THE_MESSAGE), *((text, True) for text in PERHAPS_THE_MESSAGE)]
+)
+def test_a_message_is_blamed_unless_the_api_names_something_else(text: str, perhaps: bool) -> None:
+    body = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": text}}).encode()
+    assert may_be_the_message(400, body) is perhaps
+    assert may_be_the_message(422, body) is perhaps
+    assert may_be_the_message(413, body)
+    assert not may_be_the_message(401, body)
+    assert not may_be_the_message(400, body.replace(b"invalid_request_error", b"billing_error"))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": 5}', b'{"message": "no"}', b"\xff"])
+def test_an_answer_in_another_form_blames_the_message(body: bytes) -> None:
+    assert may_be_the_message(400, body)
+
+
+@in_loop
+async def test_a_message_is_kept_if_the_api_blames_something_else() -> None:
+    api, storage = ScriptedApi([Failure(status=400, message=NOT_THE_MESSAGE[-4]), "Now."]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=storage, client=client) as chat,
+    ):
+        with pytest.raises(anthropic.BadRequestError, match="credit balance"):
+            await talk(chat, "A precious question")
+        assert chat.state.messages == [{"role": "user", "content": "A precious question"}]
+        assert chat.pending is not None
+        assert shown(await talk(chat)) == "Now."
 
 
 @in_loop
@@ -520,6 +590,38 @@ async def test_nothing_to_answer_says_so_and_sends_nothing() -> None:
         with pytest.raises(NothingToAnswerError):
             await talk(c)
     assert len(api.calls) == 1
+
+
+@pytest.mark.parametrize("before", ["Hello", None])
+@pytest.mark.parametrize("system", [{"content": "Be brief."}, {"content": [], "output_config": {"effort": "low"}}])
+@in_loop
+async def test_what_the_system_says_alone_asks_for_no_answer(system: dict[str, Any], before: str | None) -> None:
+    api, storage = ScriptedApi(["One."] * (before is not None) + ["Two."]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=storage, client=client) as chat,
+    ):
+        if before is not None:
+            await talk(chat, before)
+        await chat.send({"role": "system", **system})
+        sent, version = len(api.calls), chat.state.version
+        with pytest.raises(NothingToAnswerError):
+            await talk(chat)
+        assert (len(api.calls), chat.state.version) == (sent, version)
+        assert shown(await talk(chat, "And now?")) == "Two."
+        assert any(message["role"] == "system" for message in api.calls[-1].json["messages"])
+
+
+@in_loop
+async def test_what_the_system_says_behind_the_user_is_answered() -> None:
+    api = ScriptedApi(["One."])
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=in_memory(), client=client) as chat,
+    ):
+        await chat.send("Hello")
+        await chat.send({"role": "system", "content": "Be brief."})
+        assert shown(await talk(chat)) == "One."
 
 
 @in_loop
@@ -684,6 +786,67 @@ async def test_metadata_is_kept_and_added_to() -> None:
         assert chat.state.metadata == {"title": "A", "n": 1}
     async with resume_session(chat.id, session_storage=storage, metadata={"n": 2}) as again:
         assert again.state.metadata == {"title": "A", "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("model", {"model": "claude-\ud800"}),
+        ("system", {"system": "be \ud800 nice"}),
+        ("system", {"system": [{"type": "text", "text": "\udfff"}]}),
+        ("system", {"system": rb'"\ud83d"'}),
+        ("tools", {"tools": [{"name": "x", "description": "\ud800", "input_schema": {"type": "object"}}]}),
+        ("tools", {"tools": [{"name": "x", "input_schema": {"type": "object", "default": float("inf")}}]}),
+        ("parameters", {"parameters": {"temperature": float("nan")}}),
+        ("parameters", {"parameters": {"metadata": {"user_id": "\ud800"}}}),
+    ],
+)
+@in_loop
+async def test_a_prompt_that_no_request_can_carry_is_refused_when_the_session_is_opened(
+    part: str, options: dict[str, Any]
+) -> None:
+    """Sent, it would be a 400 for which each message of the user's is set aside."""
+    storage = in_memory()
+    with pytest.raises(InvalidPromptError, match="nothing was written or sent") as caught:
+        await create_session(session_storage=storage, **{"model": MODEL, **options})
+    assert caught.value.part == part
+    assert await storage.list() == []
+    chat = await create_session(model=MODEL, session_storage=storage)
+    version = chat.state.version
+    for opening in (resume_session, fork_session):
+        with pytest.raises(InvalidPromptError):
+            await opening(chat.id, session_storage=storage, **options)
+    with pytest.raises(InvalidPromptError):
+        await chat.fork(**options)
+    assert await storage.list() == [chat.id]
+    assert (await storage.state_at(chat.id, HEAD)).version == version
+
+
+@in_loop
+async def test_a_prompt_recorded_elsewhere_that_no_request_can_carry_is_told_and_can_be_replaced() -> None:
+    storage = in_memory()
+    await storage.save(SessionState.new("elsewhere", prompt=Prompt(model=MODEL, system=rb'"\ud83d"')))
+    with pytest.raises(InvalidPromptError):
+        await resume_session("elsewhere", session_storage=storage)
+    async with resume_session("elsewhere", system="Be brief.", session_storage=storage) as chat:
+        await chat.send("Hello")
+
+
+@pytest.mark.parametrize("bad", [[1], [], "title", 7])
+@in_loop
+async def test_metadata_that_is_no_mapping_is_refused_and_nothing_is_written(bad: Any) -> None:
+    storage = in_memory()
+    with pytest.raises(InvalidMetadataError, match="nothing was written"):
+        await create_session(model=MODEL, session_storage=storage, metadata=bad)
+    assert await storage.list() == []
+    chat = await create_session(model=MODEL, session_storage=storage)
+    with pytest.raises(InvalidMetadataError):
+        await resume_session(chat.id, session_storage=storage, metadata=bad)
+    with pytest.raises(InvalidMetadataError):
+        await fork_session(chat.id, session_storage=storage, metadata=bad)
+    with pytest.raises(InvalidMetadataError):
+        await storage.update_metadata(chat.id, bad)
+    assert await storage.list() == [chat.id]
 
 
 @in_loop

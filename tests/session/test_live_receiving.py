@@ -7,16 +7,18 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anthropic import beta_async_tool
 
 from session.errors import AlreadyReceivingError, SessionClosedError
 from session.events import ToolReturned
-from session.live import Session, create_session
+from session.live import Session, create_session, resume_session
 from session.storage import EventSessionStorage
 from session.testing import Delay, Reply, ScriptedApi, calls
 from tests.session.live_kit import MODEL, add, events_of, in_loop, in_memory, shown, talk, types_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from session.live import Received
 
@@ -93,6 +95,94 @@ async def test_a_generator_around_an_answer_may_be_left_by_break() -> None:
         async for _ in louder(chat):
             break
         assert shown(await talk(chat, "No, that")) == "Three."
+
+
+@in_loop
+async def test_an_answer_left_by_break_is_recorded_without_another_call() -> None:
+    api, storage = ScriptedApi([Reply(content=LONG, delay=Delay(hold_after_events=4))]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, session_storage=storage, client=client) as chat,
+    ):
+        await chat.send("Go")
+        async for _ in chat.receive():
+            break
+        await _rounds()
+        assert (await types_of(storage, chat.id))[-1] == "response_interrupted"
+        other = await resume_session(chat.id, session_storage=storage)
+        await other.send("From elsewhere")  # no request is open
+
+
+@in_loop
+async def test_tools_of_an_answer_left_by_break_are_stopped_without_another_call() -> None:
+    waiting, stopped = asyncio.Event(), asyncio.Event()
+
+    @beta_async_tool
+    async def wait() -> str:
+        """Wait."""
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return "never"
+
+    api, storage = ScriptedApi([Reply(content=[calls("add", {"a": 1, "b": 1}), calls("wait", {})])]), in_memory()
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, tools=[add, wait], session_storage=storage, client=client) as chat,
+    ):
+        await chat.send("Go")
+        async for part in chat.receive():
+            if part.type == "tool_result":
+                await waiting.wait()
+                break
+        await _rounds()
+        assert stopped.is_set()
+        assert (await types_of(storage, chat.id))[-1] == "session_repaired"
+
+
+@pytest.mark.parametrize("rounds", range(6))
+def test_an_answer_left_by_break_is_recorded_even_if_the_loop_ends(
+    rounds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody closes the session here; the loop cancels all tasks, and complains of none that was lost."""
+    api, storage, ids = ScriptedApi([Reply(content=LONG, delay=Delay(hold_after_events=4))]), in_memory(), []
+
+    async def leave() -> None:
+        async with api.async_client() as client:
+            chat = await create_session(model=MODEL, session_storage=storage, client=client)
+            ids.append(chat.id)
+            await chat.send("Go")
+            async for _ in chat.receive():
+                break
+            await _rounds(rounds)
+
+    asyncio.run(leave())
+    gc.collect()
+    assert asyncio.run(types_of(storage, ids[0]))[-1] == "response_interrupted"
+    assert caplog.messages == []
+
+
+@in_loop
+async def test_what_goes_wrong_when_a_left_answer_is_recorded_is_logged(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    api = ScriptedApi([Reply(content=LONG, delay=Delay(hold_after_events=4))])
+    async with api.async_client() as client, EventSessionStorage(tmp_path) as storage:
+        chat = await create_session(model=MODEL, session_storage=storage, client=client)
+        await chat.send("Go")
+        async for _ in chat.receive():
+            await storage.aclose()
+            break
+        await _rounds()
+    assert chat.id in caplog.text
+    assert "is not recorded" in caplog.text
+
+
+async def _rounds(count: int = 50) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 @in_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from session.events import (
     SessionRepaired,
     ToolStarted,
 )
+from session.lint import IN_DOUBT
 from session.live import create_session, fork_session, resume_session
 from session.state import SessionState
 from session.storage import (
@@ -566,15 +568,19 @@ async def test_a_failure_that_another_writer_overtook_leaves_no_fork() -> None:
 # --- other storages ---------------------------------------------------------------------------------------------------
 
 
+def plain_storage(kind: str, path: Path) -> SessionStorage:
+    kinds_of_storage: dict[str, Callable[[], SessionStorage]] = {
+        "memory": MemorySessionStorage,
+        "file": lambda: FileSessionStorage(path),
+        "sqlite": lambda: SqliteSessionStorage(path / "sessions.db"),
+    }
+    return kinds_of_storage[kind]()
+
+
 @pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
 @in_loop
 async def test_sessions_work_over_the_plain_storages_with_fewer_promises(kind: str, tmp_path: Path) -> None:
-    kinds_of_storage: dict[str, Callable[[], SessionStorage]] = {
-        "memory": MemorySessionStorage,
-        "file": lambda: FileSessionStorage(tmp_path),
-        "sqlite": lambda: SqliteSessionStorage(tmp_path / "sessions.db"),
-    }
-    storage = kinds_of_storage[kind]()
+    storage = plain_storage(kind, tmp_path)
     api = ScriptedApi([Reply(content=[calls("add", {"a": 1, "b": 2}, "toolu_1")]), "Three.", "Four.", "Five."])
     async with api.async_client() as client:
         async with create_session(model=MODEL, tools=[add], session_storage=storage, client=client) as chat:
@@ -602,6 +608,65 @@ async def test_sessions_work_over_the_plain_storages_with_fewer_promises(kind: s
         assert sorted(await storage.list()) == sorted([chat.id, other.id])
     assert api.calls[2].body.startswith(api.calls[1].body.removesuffix(b"]}"))
     assert [call.status for call in api.calls] == [200] * 4
+
+
+SLEEPY: list[str] = []
+
+
+@beta_async_tool
+async def sleepy() -> str:
+    """Runs for ever."""
+    SLEEPY.append("started")
+    await asyncio.Event().wait()
+    return "never"
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
+@in_loop
+async def test_without_recorded_starts_no_tool_is_said_not_to_have_run(kind: str, tmp_path: Path) -> None:
+    storage = plain_storage(kind, tmp_path)
+    api = ScriptedApi([Reply(content=[calls("sleepy", {}, "toolu_1")]), "I look first."])
+    async with (
+        api.async_client() as client,
+        create_session(model=MODEL, tools=[sleepy], session_storage=storage, client=client) as dying,
+    ):
+        SLEEPY.clear()
+        running = asyncio.ensure_future(talk(dying, "Go"))
+        while not SLEEPY:  # noqa: ASYNC110 - until the tool runs
+            await asyncio.sleep(0)
+        chat = await resume_session(dying.id, model=MODEL, tools=[sleepy], session_storage=storage, client=client)
+        assert [run.tool_use_id for run in chat.state.in_doubt] == ["toolu_1"]  # as another process sees it
+        assert shown(await talk(chat)) == "I look first."
+        assert chat.state.in_doubt == ()
+        running.cancel()
+        await asyncio.wait([running])
+    (told,) = api.calls[1].json["messages"][-1]["content"]
+    assert told["content"] == IN_DOUBT
+
+
+@pytest.mark.parametrize("fork", [False, True])
+@in_loop
+async def test_a_call_in_a_history_that_was_not_live_is_in_doubt_wherever_it_stands(fork: bool) -> None:
+    storage = in_memory()
+    messages: list[Any] = [
+        {"role": "user", "content": "Go"},
+        {"role": "assistant", "content": [calls("add", {}, "toolu_1")]},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": [calls("add", {}, "toolu_2"), calls("add", {}, "toolu_3")]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_2", "content": "2"}]},
+    ]
+    await storage.save(SessionState.new("elsewhere", messages=messages))
+    api = ScriptedApi(["One.", "Two."])
+    async with api.async_client() as client:
+        opening = fork_session if fork else resume_session
+        async with opening("elsewhere", model=MODEL, session_storage=storage, client=client) as chat:
+            assert [run.tool_use_id for run in chat.state.in_doubt] == ["toolu_1", "toolu_3"]
+            await talk(chat)
+            await talk(chat, "More")
+    for call in api.calls:
+        sent = [block for message in call.json["messages"] for block in message["content"] if "content" in block]
+        results = {block["tool_use_id"]: block["content"] for block in sent if isinstance(block, dict)}
+        assert results == {"toolu_1": IN_DOUBT, "toolu_2": "2", "toolu_3": IN_DOUBT}
 
 
 @in_loop

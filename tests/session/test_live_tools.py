@@ -244,6 +244,18 @@ async def test_a_tool_that_never_returns_is_given_up_after_its_time() -> None:
     assert sent_results(api)[0]["is_error"]
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@in_loop
+async def test_a_time_in_which_no_tool_can_run_is_refused(seconds: float) -> None:
+    storage = in_memory()
+    with pytest.raises(ValueError, match="tool_timeout_seconds is more than 0"):
+        await create_session(model=MODEL, session_storage=storage, tool_timeout_seconds=seconds)
+    assert await storage.list() == []
+    async with create_session(model=MODEL, session_storage=storage, tool_timeout_seconds=float("inf")) as chat:
+        with pytest.raises(ValueError, match="tool_timeout_seconds is more than 0"):
+            await chat.fork(tool_timeout_seconds=seconds)
+
+
 @in_loop
 async def test_calls_of_a_message_that_was_cut_by_max_tokens_are_not_run() -> None:
     asked = Reply(content=[calls("add", {"a": 1, "b": 2}, "toolu_1")], stop_reason="max_tokens")

@@ -108,6 +108,15 @@ class Lax(MemorySessionStorage):
         return await super().save(state)
 
 
+class Converting(MemorySessionStorage):
+    """Makes something of whatever it is given."""
+
+    async def save(self, state: SessionState, /) -> SessionState:
+        if not isinstance(state.created_at, str | None):
+            state = state.replace(created_at=int(state.created_at))
+        return await super().save(state)
+
+
 class Overwriting(EventSessionStorage):
     """Brings every writer's version up to date."""
 
@@ -162,6 +171,7 @@ def caught(broken: type[Any], directory: Path) -> list[str]:
         (Strict, "test_deleting_what_is_not_there_does_nothing"),
         (Lingering, "test_a_deleted_session_is_gone_and_the_others_stay"),
         (Lax, "test_metadata_that_is_no_json_is_refused_and_nothing_is_written"),
+        (Converting, "test_what_could_not_be_loaded_again_is_refused_and_what_was_there_stays"),
         (Escaping, "test_hostile_ids_are_refused_and_touch_nothing"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

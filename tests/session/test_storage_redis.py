@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -137,17 +138,49 @@ def test_a_server_that_is_down_is_told_without_its_password(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+async def check_given_up(storage: RedisSessionStorage, timeout_seconds: float) -> None:
+    """Each method gives up after the timeout, and not only after one more for each of two retries."""
+    for attempt in (storage.save(SessionState(id="a")), storage.load("a"), storage.delete("a"), storage.list()):
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailableError):
+            await attempt
+        assert timeout_seconds * 0.9 <= time.monotonic() - began < timeout_seconds * 2.5
+
+
 def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
     async def main() -> None:
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
             port = silent.getsockname()[1]
-            async with RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.05) as storage:
-                with pytest.raises(StorageUnavailableError):
-                    await storage.load("a")
+            async with RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.3) as storage:
+                await check_given_up(storage, 0.3)
 
     asyncio.run(main())
+
+
+def test_a_server_that_falls_silent_is_given_up_after_the_timeout() -> None:
+    """It greets a new connection, and then says no more."""
+    asked = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(1_000):
+            if b"HELLO" in command:
+                writer.write(b"%1\r\n+proto\r\n:3\r\n")
+            elif b"CLIENT" in command:
+                writer.write(b"+OK\r\n" * command.count(b"CLIENT"))
+            else:
+                asked.append(command)
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.3) as storage:
+            await check_given_up(storage, 0.3)
+
+    asyncio.run(main())
+    assert len(asked) == 4
 
 
 def test_a_server_without_room_keeps_what_it_has(server: Server) -> None:
