@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from session.cli._address import PLACE, find_place
-from session.cli._failures import CommandError
 from session.cli._options import command
 from session.cli._store import open_store
+from session.cli._target import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+_TO_PASS_ON: Final = 0o666  # who else may read it is left to the umask, as with `> talk.html`
 
 
 @command("page", example="refold page sess_4f -o talk.html\nrefold page sess_4f@turn:3 --markdown | less")
@@ -45,7 +44,9 @@ def page(*, place: str, form: str, target: str | None, force: bool) -> None:
         if target is None or target == "-":
             _to_stdout(encoded)
         else:
-            _to_file(Path(target), encoded, replace=force)
+            with whole_file(target, replace=force, mode=_TO_PASS_ON) as write:
+                for piece in encoded:
+                    write(piece)
 
 
 def _to_stdout(pieces: Iterable[bytes]) -> None:
@@ -53,33 +54,3 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         sys.stdout.buffer.write(piece)  # UTF-8, whatever the terminal's encoding: the page says so of itself
     sys.stdout.buffer.flush()
-
-
-def _to_file(target: Path, pieces: Iterator[bytes], *, replace: bool) -> None:
-    """Write *target* whole or not at all; one that exists only to *replace* it."""
-    _check(target, replace=replace)
-    nursery = target.with_name(f".refold-{secrets.token_hex(8)}.part")
-    try:
-        with nursery.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
-        _check(target, replace=replace)
-        if replace:
-            nursery.replace(target)
-        else:
-            os.link(nursery, target)  # fails if it has come to be meanwhile
-    except FileExistsError as error:
-        raise _exists(target) from error
-    finally:
-        nursery.unlink(missing_ok=True)
-
-
-def _check(target: Path, *, replace: bool) -> None:
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise CommandError(f"{target} is no plain file; nothing was written")
-    if target.exists() and not replace:
-        raise _exists(target)
-
-
-def _exists(target: Path) -> CommandError:
-    return CommandError(f"{target} exists; nothing was written (--force replaces it)")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -18,6 +16,7 @@ from session.cli._failures import CommandError, Exit
 from session.cli._options import command, expanded
 from session.cli._output import Column, output, progress, say
 from session.cli._store import open_store
+from session.cli._target import whole_file
 from session.errors import StorageUnavailableError
 from session.places import HEAD
 from session.transfer import (
@@ -38,11 +37,10 @@ from session.transfer.report import REASONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from session.cli._target import Write
     from session.places import Place
     from session.state import SessionState
     from session.storage.blocking import BlockingEventSessionStorage
-
-    Write: TypeAlias = Callable[[bytes], object]
 
 EXPORTS: Final = ("events", "messages", "lines", "folder", "claude-code")
 FORMATS: Final = (CLAUDE_CODE, *IMPORTERS)
@@ -263,35 +261,16 @@ def _states(
 
 
 @contextlib.contextmanager
-def _naming(target: str) -> Iterator[None]:
-    """Errors of the system name *target*, and no file of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"{target}: {(error.strerror or str(error)).lower()}; it was not written") from error
-
-
-@contextlib.contextmanager
 def _writing(target: str, *, force: bool) -> Iterator[Write]:
-    """A function that writes to *target*: a file appears whole and flushed, or not at all."""
+    """A function that writes to *target*: the standard output, or a file (see `whole_file`)."""
     if target == _STANDARD:
         if sys.stdout.isatty():
             raise CommandError("exports are not written to a terminal: name a file with -o, or use a pipe")
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    path = expanded(target)
-    if path.exists() and not force:
-        raise CommandError(f"{target} is there already (--force replaces it)")
-    unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
-    try:
-        with _naming(target), open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(target, replace=force) as write:
+        yield write
 
 
 def _say_exported(exported: Exported) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Final
 
 from session import jsontext
@@ -12,7 +12,6 @@ from session.storage.document import spliced
 from session.storage.file import FileSessionStorage
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
     from session.state import SessionState
@@ -43,7 +42,7 @@ def export_folder(
     """
     storage = FileSessionStorage(directory)
     for state in states:
-        free = replace or not (Path(storage.directory) / f"{state.id}.json").exists()
+        free = replace or not os.path.lexists(storage.directory / f"{state.id}.json")  # a link to nowhere is there
         if free:
             asyncio.run(storage.save(state))
         yield state, free

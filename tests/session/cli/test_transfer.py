@@ -96,7 +96,7 @@ def test_the_standard_input_is_imported(tmp_path: Path, monkeypatch: pytest.Monk
         (["export", "sess_main@3"], "events are exported for whole sessions"),
         (["export", "--format", "messages"], "a request is made of one session: name it"),
         (["export", "--format", "folder"], "name the folder with -o"),
-        (["export", "-o", "there"], "there is there already (--force replaces it)"),
+        (["export", "-o", "there"], "there is there already; nothing was written (--force replaces it)"),
         (["export", "-o", "nowhere/file"], "no such file or directory"),
     ],
 )
@@ -126,6 +126,10 @@ def test_files_that_are_there_are_left_alone_unless_forced(cli: Cli, tmp_path: P
     assert again.code == Exit.FOUND
     assert "left alone: sess_main.json" in again.err
     assert (folder / "sess_main.json").read_text() == "mine"
+    (folder / "sess_other.json").unlink()
+    (folder / "sess_other.json").symlink_to(tmp_path / "nowhere")
+    assert json.loads(cli(*arguments, "--json").out)["left"] == 4
+    assert (folder / "sess_other.json").is_symlink()
     cli.ok(*arguments, "--force")
     assert json.loads((folder / "sess_main.json").read_bytes())["id"] == "sess_main"
     other = Cli(tmp_path / "other")
