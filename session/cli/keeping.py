@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}  # seconds
 _MOST_DAYS: Final = 36_500
+_ATTEMPTS: Final = 50  # to change tags: each that fails is one at which another got further
 
 
 class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,11 +55,31 @@ def tag(session: str, tags: Sequence[str], remove: Sequence[str]) -> None:
     """Add TAGS to a session, or take some away. Without either: print them, one in a line."""
     with open_store() as store:
         session_id = find_session(store, session)
-        old = store.summary(session_id).tags
-        new = [one for one in dict.fromkeys((*old, *tags)) if one not in remove]
-        if new != list(old):
-            store.update_metadata(session_id, tags=new)
+        _change_tags(store, session_id, tags, remove)
         _print_changed(store, session_id)
+
+
+def _change_tags(
+    store: BlockingEventSessionStorage, session_id: str, added: Sequence[str], removed: Sequence[str]
+) -> None:
+    """Change the list of tags as a whole, at the version it was read at, so that none that others add meanwhile is
+    lost.
+    """
+    from session.events import MetadataUpdated  # noqa: PLC0415 - with the store
+    from session.jsontext import encode  # noqa: PLC0415
+    from session.storage import WrongVersionError  # noqa: PLC0415
+
+    for _ in range(_ATTEMPTS):
+        found = store.summary(session_id)
+        new = [tag for tag in dict.fromkeys((*found.tags, *added)) if tag not in removed]
+        if new == list(found.tags):
+            return
+        try:
+            store.append(session_id, [MetadataUpdated(encode({"tags": new}))], expected=found.version)
+        except WrongVersionError:  # somebody wrote in between
+            continue
+        return
+    raise CommandError(f"{session_id} is being written to all the time: its tags were not changed, try again")
 
 
 def _print_changed(store: BlockingEventSessionStorage, session_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from tests.session.cli.cli_kit import append
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from session.summary import Summary
     from tests.session.cli.cli_kit import Cli
 
 # What a test of every command runs: one that reads, or changes only its own copy of the store.
@@ -281,6 +283,27 @@ def test_titles_and_tags_are_changed(cli: Cli) -> None:
     assert cli.ok("tag", "sess_main", "b", "a", "b", "--remove", "good").rows == [["sess_main", "a new name", "b", "a"]]
     version = lines_of(cli, "tag", "sess_main", "b")[0]["version"]
     assert lines_of(cli, "tag", "sess_main")[0]["version"] == version, "nothing to change, nothing written"
+
+
+@pytest.mark.parametrize(("meddlings", "code"), [(1, 0), (10**9, 1)])
+def test_no_tag_is_lost_to_another_that_comes_in_between(
+    meddlings: int, code: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, left = BlockingEventSessionStorage.summary, itertools.count(meddlings, -1)
+
+    def read_and_meddle(store: BlockingEventSessionStorage, session: str) -> Summary:
+        found = read(store, session)
+        if (number := next(left)) > 0:
+            store.update_metadata(session, tags=[*found.tags, f"theirs-{number}"])
+        return found
+
+    monkeypatch.setattr(BlockingEventSessionStorage, "summary", read_and_meddle)
+    ran = cli("tag", "sess_main", "ours", "--remove", "good")
+    assert ran.code == code
+    if code:
+        assert ran.err == "refold: sess_main is being written to all the time: its tags were not changed, try again\n"
+    else:
+        assert ran.rows == [["sess_main", "the main one", "theirs-1", "ours"]]
 
 
 def test_delete_needs_a_yes_where_nobody_can_be_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
