@@ -6,6 +6,7 @@ waits for a loop, so stepping a coroutine once runs it to its end, in the caller
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -43,6 +44,17 @@ def iterate_now(items: AsyncGenerator[T, None]) -> Iterator[T]:
 
 
 async def together_in_threads(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of *works*, of which up to 64 run at a time."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(run_now, works))
+    """The results of *works*, of which up to 64 run at a time. Where one fails, or the caller is interrupted, those
+    that run come to their end, and those that wait never begin.
+    """
+    try:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            try:
+                return list(threads.map(run_now, works))
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        for work in works:
+            with contextlib.suppress(ValueError):  # it runs still: the caller was interrupted while waiting for it
+                work.close()

@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 DIGEST_BYTES: Final = 32
 _READ_THREADS: Final = 4
+MAX_FORKS: Final = 100_000
+"""Made by one call of `fork_many`. Each takes about 3 KB of memory until all are made."""
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -242,10 +244,10 @@ class EventSessionStorage:
         """*n* forks at one place, all durable when it returns, and their ids.
 
         They share a few flushes of the disk (so 1,000 take little longer than one), but each is a commit of its own: if
-        the process dies first, some may be there.
+        one fails, the caller is interrupted or the process dies, some may be there. At most `MAX_FORKS`.
         """
-        if n < 0:
-            raise ValueError(f"n is a number of forks, and not {n}")
+        if not 0 <= n <= MAX_FORKS:
+            raise ValueError(f"n is a number of forks, of {MAX_FORKS:,} at most, and not {n:,}")
         version = await self.version_at(session_id, at)
         children = [new_session_id() for _ in range(n)]
         return await self._log.together(

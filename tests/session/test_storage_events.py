@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import inspect
 import itertools
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +37,7 @@ from session.events import (
 )
 from session.state import SessionState
 from session.storage import BlockingEventSessionStorage, EventSessionStorage, WrongVersionError
+from session.storage._now import run_now, together_in_threads
 from session.testing._storage_claims import loaded_from
 from session.testing.storage_contract import SessionStorageContract, rich_state
 from session.usage import Tally, Usage, total
@@ -347,10 +350,29 @@ def test_many_forks_are_made_at_one_place(tmp_path: Path) -> None:
         assert await storage.fork_many("sess_a", 0) == []
         with pytest.raises(ValueError, match="a number of forks"):
             await storage.fork_many("sess_a", -1)
+        with pytest.raises(ValueError, match="of 100,000 at most"):
+            await storage.fork_many("sess_a", 10**20)
         with pytest.raises(ValueError, match="a number of messages"):
             await storage.newest_messages("sess_a", -1)
 
     run(tmp_path, use)
+
+
+def test_works_that_wait_never_begin_where_one_of_them_failed() -> None:
+    """And none is left behind: Python would warn of a coroutine that was never awaited."""
+    cancelled, begun = threading.Event(), []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise ZeroDivisionError
+        cancelled.wait(0.1)
+
+    works = [work(number) for number in range(1_000)]
+    with pytest.raises(ZeroDivisionError):
+        run_now(together_in_threads(works))
+    assert len(begun) < len(works)
+    assert {inspect.getcoroutinestate(each) for each in works} == {inspect.CORO_CLOSED}
 
 
 def test_many_forks_share_a_few_flushes(tmp_path: Path) -> None:

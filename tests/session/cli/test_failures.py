@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -51,6 +52,7 @@ def fails(cli: Cli, code: int, *arguments: str) -> str:
         (1, ["show", "sess_fork"], "2 sessions begin with sess_fork: sess_fork_one, sess_fork_two"),
         (1, ["fork", "sess_main", "--id", "sess_other"], "exists already"),
         (1, ["fork", "sess_main", "--id", "sess_new", "--count", "2"], "--id names one session"),
+        (1, ["fork", "sess_main", "--count", "100001"], "--count"),
         (1, ["verify", "--expect", "00"], "name it"),
         (1, ["verify", "sess_main", "--checkpoint", "/dev/null"], "name no session"),
         (1, ["verify", "sess_main", "--expect", "nonsense"], "not a hexadecimal digest"),
@@ -210,8 +212,8 @@ def test_a_store_that_may_not_be_read_is_an_error(cli: Cli) -> None:
 # --- the world around: these run as processes -------------------------------------------------------------------------
 
 
-def refold(cli: Cli, arguments: str, *, shell: str = "") -> subprocess.CompletedProcess[str]:
-    command = f"{sys.executable} -m session --store {cli.store} {arguments} {shell}"
+def refold(cli: Cli, arguments: str, *, shell: str = "", before: str = "") -> subprocess.CompletedProcess[str]:
+    command = f"{before} {sys.executable} -m session --store {cli.store} {arguments} {shell}"
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
@@ -293,6 +295,49 @@ def test_what_was_taken_in_before_the_disk_failed_is_told(cli: Cli, tmp_path: Pa
     assert "skipped: 1 x no JSON" in told
     assert told[-1].startswith("refold: ")
     assert "internal error" not in told[-1]
+
+
+def forked(cli: Cli, told: str, ids: list[str], count: int) -> int:
+    """How many forks *told* says were made: those with *ids*, all of them printed and there."""
+    found = re.fullmatch(
+        rf".*: ([0-9,]+) of {count:,} forks were made(, and perhaps some of the next 500, .*)?\n", told
+    )
+    assert found is not None, told
+    there = {row[0] for row in cli.ok("list", "--limit", "0").rows}
+    assert len(set(ids)) == int(found[1].replace(",", ""))
+    assert set(ids) <= there
+    return len(ids)
+
+
+def test_forks_that_were_made_before_the_disk_was_full_are_printed_and_counted(cli: Cli) -> None:
+    kilobytes = (cli.store / "data.mdb").stat().st_size // 1_024 + 1_000
+    done = refold(cli, "fork sess_main --count 50000", before=f"ulimit -f {kilobytes};")
+    assert done.returncode == 1
+    assert done.stderr.startswith("refold: a fork failed (")
+    assert 0 < forked(cli, done.stderr, done.stdout.split(), 50_000) < 50_000
+
+
+def test_forks_that_were_made_before_ctrl_c_are_printed_and_counted(cli: Cli) -> None:
+    with subprocess.Popen(
+        [*REFOLD, "--store", str(cli.store), "fork", "sess_main", "--count", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        first = [process.stdout.readline().strip() for _ in range(500)]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("refold: interrupted: ")
+    assert forked(cli, err, [*first, *out.split()], 100_000) % 500 == 0
+
+
+def test_who_leaves_while_forks_are_made_is_told_how_many_there_are(cli: Cli) -> None:
+    done = refold(cli, "fork sess_main --count 100000", shell="| head -1; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert re.fullmatch(r"refold: [0-9,]+ of 100,000 forks were made\n", done.stderr)
 
 
 def test_streams_that_are_closed_are_no_reason_to_fail(cli: Cli) -> None:
