@@ -1,15 +1,17 @@
 """Summaries without folding histories: from the nearest snapshot, only what came after it is folded.
 
 1. Whoever appends past a multiple of `SNAPSHOT_EVENTS` leaves a snapshot, so a summary costs at most that many events.
-2. A fork has none at first. It goes on from the newest one of an ancestor that lies before the fork, or from a fold of
-   the prefix; forks made at one place share that fold within a page of the list.
+2. A fork has none at first. It goes on from the newest one of an ancestor that lies before the fork. What is missing up
+   to the fork is folded, and remembered in this process every `STRIDE_EVENTS` events (see `_prefixes`): forks of one
+   place share that fold, and each of many forks along a history takes little more than what it alone has. So neither a
+   list of them nor an import that makes them is quadratic.
 3. Where neither helped (a first list after an upgrade, a rewind to before the snapshot), the history is folded once and
    a snapshot left behind.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from session.storage._log import Content, Head, SessionLog
 
 SNAPSHOT_EVENTS: Final = 8
+STRIDE_EVENTS: Final = 1_024
 _ANCESTORS: Final = 32  # how far back a fork looks for a snapshot
 
 
@@ -64,12 +67,18 @@ async def renew_snapshot(log: SessionLog, session_id: str) -> None:
         return
 
 
+class _Ancestor(NamedTuple):
+    """The fork's history has the events of *session_id* up to version *most*."""
+
+    session_id: str
+    most: int
+
+
 class Listing:
-    """One page of summaries in the making."""
+    """Summaries in the making."""
 
     def __init__(self, log: SessionLog) -> None:
         self._log = log
-        self._prefixes: dict[tuple[str, int], bytes | None] = {}  # (parent, fork point) -> snapshot of a prefix
 
     async def summarize(self, head: Head) -> Summary:
         """The summary of the session at *head*. Leaves a snapshot if much had to be folded."""
@@ -82,46 +91,61 @@ class Listing:
 
     async def fold(self, head: Head) -> tuple[Fold, int]:
         """A complete fold at *head* (though without most messages), and how many events it took."""
-        fold, behind = await self._nearest(head)
+        fold, behind, taken = await self._nearest(head)
         begun = fold.version
         add_contents(fold, behind)
         await self._log.grow(fold, head.stream, head.version)
         if fold.complete:
-            return fold, head.version - begun
+            return fold, head.version - begun + taken
         return await self._log.folded(head.stream, head.version), head.version
 
-    async def _nearest(self, head: Head) -> tuple[Fold, Sequence[Content]]:
-        """A fold from a snapshot, or from the beginning, and what is known of that which follows on it."""
-        data, behind = await self._log.since_snapshot(head.stream, head.version) or (await self._inherited(head), [])
-        fold = from_snapshot(data) if data else None
-        return (fold, behind) if fold else (await self._log.folded(head.stream, 0), [])
+    async def _nearest(self, head: Head) -> tuple[Fold, Sequence[Content], int]:
+        """A fold from a snapshot, or from the beginning; what is known of that which follows on it; and how many events
+        were folded to get there.
+        """
+        own = await self._log.since_snapshot(head.stream, head.version)
+        if own is not None and (fold := from_snapshot(own[0])):
+            return fold, own[1], 0
+        if own is None and head.parent is not None:
+            fold, taken = await self._prefix(head)
+            return fold, [], taken
+        return await self._log.folded(head.stream, 0), [], 0
 
-    async def _inherited(self, head: Head) -> bytes | None:
-        """A snapshot of the lineage of a fork at its fork point or before."""
-        if head.parent is None:
-            return None
-        place = head.parent, head.forked_at
-        if place not in self._prefixes:
-            self._prefixes[place] = await self._of_ancestor(head) or await self._of_prefix(head)
-        return self._prefixes[place]
+    async def _prefix(self, head: Head) -> tuple[Fold, int]:
+        """A fold of what a fork shares with its parent, and how many events it took."""
+        ancestors, data = await self._ancestors(head)
+        fold = (from_snapshot(data) if data else None) or await self._log.folded(head.stream, 0)
+        begun = fold.version
+        for upto in (*range(begun + STRIDE_EVENTS, head.forked_at, STRIDE_EVENTS), head.forked_at):
+            await self._log.grow(fold, head.stream, upto)
+            if not fold.complete:  # a rewind to before the snapshot
+                return await self._log.folded(head.stream, head.forked_at), head.forked_at
+            self._remember(ancestors, fold)
+        return fold, fold.version - begun
 
-    async def _of_ancestor(self, head: Head) -> bytes | None:
-        ancestor, most = head.parent, head.forked_at
-        for _ in range(_ANCESTORS):
-            if ancestor is None:
-                return None
+    async def _ancestors(self, head: Head) -> tuple[list[_Ancestor], bytes | None]:
+        """The nearest ancestors of a fork, up to one that has a snapshot at the fork or before; and that snapshot."""
+        found: list[_Ancestor] = []
+        name, most = head.parent, head.forked_at
+        while name is not None and len(found) < _ANCESTORS:
+            found.append(_Ancestor(name, most))
+            known = [self._log.prefixes.nearest(name, most)]
             try:
-                found = await self._log.snapshot(ancestor)
-                if found and found[0] <= most:
-                    return found[1]
-                above = await self._log.head(ancestor)
+                kept = await self._log.snapshot(name)
+                known += [kept if kept and kept[0] <= most else None]
+                above = await self._log.head(name)
             except (SessionDeletedError, SessionNotFoundError):
-                return None
-            ancestor, most = above.parent, min(most, above.forked_at)
-        return None
+                above = None
+            if nearest := max(filter(None, known), default=None):
+                return found, nearest[1]
+            name, most = (above.parent, min(most, above.forked_at)) if above else (None, 0)
+        return found, None
 
-    async def _of_prefix(self, head: Head) -> bytes | None:
-        return to_snapshot(await self._log.folded(head.stream, head.forked_at))
+    def _remember(self, ancestors: Sequence[_Ancestor], fold: Fold) -> None:
+        """Remember *fold*, of a prefix, with the ancestor whose own event is its last: for all forks that share it."""
+        if data := to_snapshot(fold):
+            owner = [ancestor for ancestor in ancestors if ancestor.most >= fold.version][-1]
+            self._log.prefixes.add(owner.session_id, fold.version, data)
 
 
 async def _keep(log: SessionLog, head: Head, fold: Fold) -> None:

@@ -56,6 +56,7 @@ from session.events import NO_META, Meta, SessionForked, StoredEvent
 from session.fold import FOLD_REVISION, Fold
 from session.state import SessionState
 from session.storage._now import together_in_threads
+from session.storage._prefixes import Prefixes
 from session.storage.base import check_session_id, is_session_id
 from session.summary import SNAPSHOT_NAME
 
@@ -130,6 +131,7 @@ class SessionLog:
 
     def __init__(self, log: EventLog, *, blocking: bool = False) -> None:
         self.log: Final = log
+        self.prefixes: Final = Prefixes()
         self._blocking = blocking
 
     async def append(

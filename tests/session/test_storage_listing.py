@@ -14,7 +14,8 @@ from session.errors import SessionDeletedError
 from session.events import AnyEvent, HistoryRewound, MessageAppended, MetadataUpdated, SessionClosed, SessionCreated
 from session.fold import FOLD_REVISION
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
-from session.storage._listing import SNAPSHOT_EVENTS
+from session.storage._listing import SNAPSHOT_EVENTS, STRIDE_EVENTS
+from session.storage._prefixes import Prefixes
 from session.summary import SNAPSHOT_NAME, summarize
 from tests.session.histories import ASK, USAGE, answered, histories
 
@@ -146,6 +147,59 @@ def test_a_chain_of_forks_is_listed_from_its_ancestors_snapshots() -> None:
         await check_summaries(storage)
 
     asyncio.run(main())
+
+
+def test_what_a_new_fork_costs_does_not_grow_with_what_is_before_it() -> None:
+    """A conversation that is rewound again and again: each fork begins before the snapshot of the one before it."""
+
+    async def main() -> None:
+        log = Counted()
+        storage = EventSessionStorage(log)
+        await storage.append("sess_0", TURN * 30, expected=0)
+        for number in range(60):
+            at = await storage.version_at(f"sess_{number}", -len(TURN))
+            await storage.fork(f"sess_{number}", f"sess_{number + 1}", at=at)
+            log.reads = 0
+            await storage.append(f"sess_{number + 1}", TURN * 8)
+            assert log.reads <= (120 if number == 0 else 3 * 8 * len(TURN)), number
+        await check_summaries(storage)
+
+    asyncio.run(main())
+
+
+def test_a_list_of_forks_at_many_places_folds_their_common_past_once_and_then_no_more() -> None:
+    length, count = 3_000, 40
+
+    async def main() -> None:
+        log = Counted()
+        storage = EventSessionStorage(log)
+        await storage.append("sess_a", TURN * (length // 3), expected=0)
+        for number in range(count):  # far from each other, and the newest of them at the end
+            await storage.fork("sess_a", f"sess_{number}", at=(number + 1) * length // count)
+        again = EventSessionStorage(log)  # as another process
+        log.reads = 0
+        await again.summaries(100)
+        assert log.reads <= length + count * (STRIDE_EVENTS + SNAPSHOT_EVENTS)
+        another = EventSessionStorage(log)
+        log.reads = 0
+        await another.summaries(100)
+        assert log.reads <= (count + 1) * SNAPSHOT_EVENTS
+        await check_summaries(another)
+
+    asyncio.run(main())
+
+
+def test_what_is_known_of_prefixes_is_bounded() -> None:
+    prefixes = Prefixes(max_bytes=4_000)
+    for version in range(20, 0, -1):
+        prefixes.add("sess_a", version, bytes(500))
+        prefixes.add("sess_a", version, b"it is known")
+    assert prefixes.nearest("sess_a", 10) == (4, bytes(500))
+    assert prefixes.nearest("sess_a", 2) == (2, bytes(500))
+    assert prefixes.nearest("sess_a", 0) is None
+    prefixes.add("sess_b", 1, bytes(5_000))
+    assert prefixes.nearest("sess_a", 20) is None, "the oldest are forgotten first"
+    assert prefixes.nearest("sess_b", 20) is None, "one that is larger than all that may be kept, too"
 
 
 def test_a_rewind_to_before_the_snapshot_is_counted_right() -> None:
