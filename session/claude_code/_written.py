@@ -31,22 +31,45 @@ class WrittenBranch:
         self.head = 0
         self.planned = 0
         self.others: list[int] = []  # for each event of another: how many of the plan's stand before it
-        self.continued = False
+        self.continued_behind: int | None = None  # others said something behind so many of the plan's
         self.waiting: list[SessionEvent] = []
         self.fork_of: Place | None = None
 
-    def read(self, storage: BlockingEventSessionStorage) -> None:
-        """Find out what the store has. Raises `SessionDeletedError`."""
+    @property
+    def continued(self) -> bool:
+        """Whether others went on with it."""
+        return self.continued_behind is not None
+
+    def read(self, storage: BlockingEventSessionStorage, fork: tuple[WrittenBranch, Place] | None = None) -> None:
+        """Find out what the store has. Of a *fork* of a session that was read, at a place there, only its own events
+        are read. Raises `SessionDeletedError`.
+        """
         try:
             self.head = storage.version_at(self.session_id, HEAD)
         except SessionNotFoundError:
             return
-        for stored in storage.events(self.session_id):
+        for stored in storage.events(self.session_id, after=self._inherited(storage, fork) if fork else 0):
             if stored.meta.actor == ACTOR.actor:
                 self.planned += 1
             else:
                 self.others.append(self.planned)
-                self.continued = self.continued or not isinstance(stored.event, _HARMLESS)
+                if self.continued_behind is None and not isinstance(stored.event, _HARMLESS):
+                    self.continued_behind = self.planned
+
+    def _inherited(self, storage: BlockingEventSessionStorage, fork: tuple[WrittenBranch, Place]) -> int:
+        """Take over what *fork* says that it shares; the version up to which it does. 0: it is no such fork."""
+        parent, at = fork
+        head = storage.log.head(self.session_id)
+        if head is None or (head.parent, head.forked_at) != (parent.session_id, parent.version(at.version)):
+            return 0
+        self._share(parent, at)
+        return head.forked_at
+
+    def _share(self, parent: WrittenBranch, at: Place) -> None:
+        self.planned = at.version
+        self.others = [before for before in parent.others if before < at.version]
+        if parent.continued_behind is not None and parent.continued_behind < at.version:
+            self.continued_behind = parent.continued_behind
 
     def version(self, planned: int) -> int:
         """The version in the store of the plan's event number *planned*."""
@@ -60,11 +83,10 @@ class WrittenBranch:
         return planned
 
     def begin_as_fork(self, parent: WrittenBranch, at: Place) -> None:
-        """Its history up to *at* is that of *parent*."""
+        """It will be a fork of *parent* at *at*."""
         self.fork_of = at
-        self.planned = at.version
         self.head = parent.version(at.version)
-        self.others = [before for before in parent.others if before < at.version]
+        self._share(parent, at)
 
 
 class Written:
@@ -90,11 +112,14 @@ class Written:
     def branch(self, number: int) -> WrittenBranch:
         """What the store has of the plan's branch *number*."""
         while len(self._branches) <= number:
-            new = WrittenBranch(self._plan.branches[len(self._branches)].session_id)
-            new.read(self._storage)
-            self._branches.append(new)
-            self._seen.append(0)
+            self._read_next(None)
         return self._branches[number]
+
+    def _read_next(self, fork: tuple[WrittenBranch, Place] | None) -> None:
+        new = WrittenBranch(self._plan.branches[len(self._branches)].session_id)
+        new.read(self._storage, fork)
+        self._branches.append(new)
+        self._seen.append(0)
 
     def place(self, at: Place) -> str:
         """*at* as a place in the store: `id@version`."""
@@ -104,6 +129,9 @@ class Written:
     def take(self) -> None:
         """Take the plan's new steps over: those that the store has are done."""
         for step in self._plan.steps:
+            is_next, known = step.branch == len(self._branches), self._branches
+            if step.at is not None and is_next and step.at.branch < len(known):
+                self._read_next((known[step.at.branch], step.at))
             branch = self.branch(step.branch)
             if step.at is not None:
                 self._seen[step.branch] = step.at.version

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from session import SessionState
+    from session.events import StoredEvent
     from session.transfer import Outcome
 
 
@@ -162,6 +163,34 @@ def test_a_second_run_adds_nothing_and_an_appended_tail_only_itself(tmp_path: Pa
     assert said(states(tmp_path / "store")[conversation.session_id])[-1] == ("user", "And then?")
     del after[conversation.session_id], known_before[conversation.session_id]
     assert after == known_before
+
+
+def test_what_rewinds_share_is_not_read_again_for_each_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time a file has grown: or a second run would be quadratic in the number of rewinds."""
+    reading, read = BlockingEventSessionStorage.events, 0
+
+    def counting(*values: Any, **options: Any) -> Iterator[StoredEvent]:
+        nonlocal read
+        for event in reading(*values, **options):
+            read += 1
+            yield event
+
+    it, turns = Conversation(1), 60
+    parent = it.user(None, "Hello")
+    for number in range(turns):
+        parent = it.assistant(parent, f"msg_{number}", text("Yes."))
+        it.user(parent, "not this")
+        parent = it.user(parent, "but that")
+    it.write(tmp_path / "projects")
+    imported(tmp_path / "store", tmp_path / "projects")
+    it.assistant(parent, "msg_last", text("And on."))
+    it.write(tmp_path / "projects")
+    monkeypatch.setattr(BlockingEventSessionStorage, "events", counting)
+    assert Report(imported(tmp_path / "store", tmp_path / "projects")).imported == {"extended": 1}
+    assert read < 20 * turns
+    again = tmp_path / "again"
+    imported(again, tmp_path / "projects")
+    assert known(again) == known(tmp_path / "store")
 
 
 def test_it_does_not_matter_at_which_line_an_earlier_run_met_the_end(tmp_path: Path) -> None:
