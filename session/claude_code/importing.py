@@ -12,9 +12,10 @@ Memory: a batch of lines (1 MiB, or one line of up to 32 MiB), and about 300 byt
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias
 
 from session.claude_code._file import FileImport, evidence_text, replay_part
 from session.claude_code._written import ACTOR, WrittenBranch
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from session.pricing import PriceTable
     from session.storage import BlockingEventSessionStorage
 
+Taken: TypeAlias = Literal["new", "extended", "unchanged"]
+
 _NEAR_HEAD: Final = 16
 _ATTEMPTS: Final = 20  # where other processes import the same file: each is one at which another got further
 _SETTLED: Final = 8  # copies of a file that are told apart by what the store says of them; others are read each time
@@ -73,10 +76,11 @@ class TranscriptImport:
         self._files = [it for it in found if isinstance(it, Transcript)]
         self.total_bytes = sum(file.size for file in self._files)
         self._firsts: dict[bytes, str] | None = None
+        self._untitled: list[tuple[Transcript, Taken, dict[str, int]]] = []  # what is said of them comes last
         self._links = Links(storage, self._files, self._planned)
 
     def run(self) -> Iterator[Outcome]:
-        """What became of each transcript, as it is done."""
+        """What became of each transcript, as it is done; where it has titles of other lines, when these are given."""
         yield from self._skipped
         for file in self._files:
             told = 0
@@ -96,6 +100,9 @@ class TranscriptImport:
                 yield Skipped(str(file.path), "unreadable", detail=error.strerror or "")
             self._progress(file.size - told)
         self._links.give_titles()
+        for file, outcome, noticed in self._untitled:
+            with contextlib.suppress(SessionNotFoundError, SessionDeletedError):  # since
+                yield self._imported(file, outcome, noticed)
 
     def _attempts(self, file: Transcript, progress: Callable[[int], None]) -> Iterator[Outcome]:
         """Go on from where another process came to that imports the same file at the same time."""
@@ -130,14 +137,14 @@ class TranscriptImport:
                 self._begin(plan, file, opened)
             yield from work.read(opened, progress)
         self._links.note(file, work.places())
+        outcome: Taken = "new" if last is None else "extended" if work.added else "unchanged"
         if work.unfinished is not None:
             self._links.note_titles(file, plan.titles, work.unfinished)
-        outcome: Literal["new", "extended", "unchanged"] = "extended" if work.added else "unchanged"
-        yield self._imported(file, "new" if last is None else outcome, dict(plan.counts))
+            self._untitled.append((file, outcome, dict(plan.counts)))
+        else:
+            yield self._imported(file, outcome, dict(plan.counts))
 
-    def _imported(
-        self, file: Transcript, outcome: Literal["new", "extended", "unchanged"], noticed: dict[str, int] | None = None
-    ) -> Imported:
+    def _imported(self, file: Transcript, outcome: Taken, noticed: dict[str, int] | None = None) -> Imported:
         head = self._head(file.session_id)
         return Imported(file.session_id, outcome, str(file.path), head, noticed=noticed or {})
 

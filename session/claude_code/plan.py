@@ -140,6 +140,7 @@ class Plan:
         self._last: dict[bool, Place | _Open] = {}
         self._title = len(TITLES)
         self._new_title = ""
+        self._counted_titles = 0
 
     # --- how a home begins --------------------------------------------------------------------------------------------
 
@@ -178,6 +179,7 @@ class Plan:
 
     def forget_counts(self) -> None:
         """What was added until now was counted before."""
+        self._count_titles()
         self.counts.clear()
         self.garbage.clear()
 
@@ -208,6 +210,7 @@ class Plan:
         for number, branch in enumerate(self.branches):
             if branch.open is not None:
                 self._close(number)
+        self._count_titles()
 
     # --- the tree -----------------------------------------------------------------------------------------------------
 
@@ -434,7 +437,14 @@ class Plan:
                 self._give_title()
         elif line.title and not mine:
             self.titles.append((line.leaf, line.title))
-        self.counts["titles" if mine else "titles of other sessions"] += 1
+            return  # counted at the end: its line may come later
+        self.counts["titles"] += 1
+
+    def _count_titles(self) -> None:
+        """Those of lines that did not stand before them."""
+        for leaf, _ in self.titles[self._counted_titles :]:
+            self.counts["titles" if uuid_key(leaf) in self._places else "titles of other sessions"] += 1
+        self._counted_titles = len(self.titles)
 
     def _give_title(self) -> None:
         """Between messages, so that it does not matter whether the file ended here once."""

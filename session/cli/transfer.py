@@ -12,7 +12,7 @@ import msgspec
 
 from session.claude_code import CLAUDE_CODE, transcript
 from session.cli._address import PLACE, find_place
-from session.cli._failures import CommandError, Exit
+from session.cli._failures import CommandError, Exit, silence
 from session.cli._options import command, expanded
 from session.cli._output import Column, output, progress, say
 from session.cli._store import open_store
@@ -93,11 +93,11 @@ def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | No
             for path in paths:
                 _import(store, path, format_name, report)
     except KeyboardInterrupt:
-        _say_report(report)
+        _say_report(report, ended=False)
         raise CommandError("interrupted: what was taken in stays; run the same command again to go on") from None
     except Exception:  # a full disk, say: what was taken in before stays
         if report.imported or report.skipped:
-            _say_report(report)
+            _say_report(report, ended=False)
         raise
     _say_report(report)
     return None if report.whole else Exit.FOUND
@@ -108,13 +108,21 @@ def _import(store: BlockingEventSessionStorage, path: str, format_name: str | No
         with progress(f"Importing {Path(path).name}") as step:
             outcomes = import_path(store, path, format_name=format_name, importers=FORMATS, progress=step)
             found = _counted(outcomes, report)
-            if output().terminal:
-                for _ in found:
-                    pass
-            else:
-                output().rows(found, COLUMNS)
+            if not output().terminal:
+                _print_rows(found)
+            for _ in found:
+                pass
     except FormatError as error:
         raise CommandError(str(error)) from error
+
+
+def _print_rows(found: Iterator[Outcome]) -> None:
+    """Print them until the reader leaves: what is left of *found* is then imported all the same."""
+    try:
+        output().rows(found, COLUMNS)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
 
 
 def _counted(outcomes: Iterable[Outcome], report: Report) -> Iterator[Outcome]:
@@ -123,9 +131,10 @@ def _counted(outcomes: Iterable[Outcome], report: Report) -> Iterator[Outcome]:
         yield outcome
 
 
-def _say_report(report: Report) -> None:
+def _say_report(report: Report, *, ended: bool = True) -> None:
+    """Where it has not *ended*, what was under way may be in the store, too."""
     counts = [f"{report.imported[name]:,} {name}" for name in ("new", "extended", "unchanged") if report.imported[name]]
-    say(f"imported: {', '.join(counts) or 'nothing'}")
+    say(f"imported: {', '.join(counts) or 'nothing'}{'' if ended else ', and perhaps some more'}")
     for name, count in report.noticed.items():
         say(f"noticed: {name}: {count:,}")
     for reason, count in report.skipped.items():

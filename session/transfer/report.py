@@ -36,7 +36,7 @@ REASONS: Final[dict[Reason, str]] = {
     "bad_id": "its id cannot name a session",
     "taken": "the store has another conversation under this id",
     "deleted": "a session of this id was deleted from the store, and ids are never used again",
-    "altered": "a digest does not match: it was changed since it was exported, or does not continue what is there",
+    "altered": "it was changed: it does not match its own digests, or does not continue what the store has",
     "incomplete": "the file ends too early: an export that was cut",
     "unknown_format": "in no format that is known here",
     "newer_format": "written by a newer version",

@@ -11,6 +11,7 @@ import pytest
 from session.claude_code import TranscriptImport
 from session.events import SessionCreated
 from session.storage import BlockingEventSessionStorage
+from session.transfer import Imported
 from tests.session.claude_code.project import Conversation, call, text
 from tests.session.claude_code.test_import import imported, known, opened, said, states
 
@@ -129,7 +130,10 @@ def test_a_title_that_stands_in_another_file_is_given_once_to_a_session_without_
     later.lines.insert(0, {"type": "summary", "summary": "About itself", "leafUuid": own})
     for number, conversation in enumerate((later, untitled, titled), 1):  # the one with the titles comes first
         os.utime(conversation.write(project), (number, number))
-    imported(store, project)
+    rows = {row.session_id: row for row in imported(store, project) if isinstance(row, Imported)}
+    assert rows[later.session_id].version == states(store)[later.session_id].version, "with all that was written"
+    counts = rows[later.session_id].noticed
+    assert (counts["titles"], counts["titles of other sessions"]) == (1, 2), "its own may stand above its line"
 
     def titles() -> list[object]:
         found = states(store)

@@ -291,10 +291,20 @@ def test_what_was_taken_in_before_the_disk_failed_is_told(cli: Cli, tmp_path: Pa
     stored = len(cli.ok("list", "--limit", "0").rows)
     assert done.returncode == 1
     assert 0 < stored < len(lines)
-    assert 0 < int(told[0].split()[1]) <= stored  # several are under way at a time
+    assert told[0].endswith(" new, and perhaps some more")  # several are under way at a time
+    assert 0 < int(told[0].split()[1]) <= stored
     assert "skipped: 1 x no JSON" in told
     assert told[-1].startswith("refold: ")
     assert "internal error" not in told[-1]
+
+
+def test_what_a_reader_who_left_did_not_see_is_imported_and_counted(cli: Cli, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": f"c-{n:03}", "messages": [{"role": "user", "content": "hi"}]}) for n in range(400)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    done = refold(cli, f"import {tmp_path}/many.jsonl", shell="| head -1; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (0, "imported: 400 new\n")
+    assert done.stdout.count("\n") == 1
+    assert sum(row[0].startswith("c-") for row in cli.ok("list", "--limit", "0").rows) == 400
 
 
 def forked(cli: Cli, told: str, ids: list[str], count: int) -> int:
