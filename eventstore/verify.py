@@ -132,7 +132,11 @@ def verify(
     task = msgspec.json.encode(Task(str(resolved), stream, checkpoint))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
     with subprocess.Popen(  # noqa: S603  (our own interpreter and code)
-        [sys.executable, "-P", "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-P", "-c", _CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        process_group=0,  # Ctrl-C at a terminal is for us, who end it; the child would print a traceback
     ) as child:
         try:
             assert child.stdin is not None

@@ -322,6 +322,30 @@ def test_a_killed_check_is_a_finding(open_log: OpenLog, tmp_path: Path) -> None:
     assert "SIGKILL" in report.problems[0].reason
 
 
+def test_ctrl_c_at_a_terminal_is_not_for_the_check(open_log: OpenLog, tmp_path: Path) -> None:
+    """The terminal interrupts the whole group of its process: the caller decides, and the check prints no traceback."""
+    with open_log() as log:
+        log.append("s", [event("x" * 100)] * 20_000)
+    caller = (
+        "import os, signal, sys\n"
+        "from eventstore.verify import verify\n"
+        "def interrupt_the_others(done, total):\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "report = verify(sys.argv[1], progress=interrupt_the_others)\n"
+        "print(report.events, report.problems)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", caller, str(tmp_path / "log")],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.stdout, done.stderr) == ("20000 []\n", "")
+
+
 def test_a_page_that_crashes_lmdb_is_a_finding_and_no_crash_of_the_caller(original: Path, damaged: Path) -> None:
     """Pointers of a page lead behind the end of the file: LMDB follows them, and the process dies of SIGBUS."""
     data = (original / "data.mdb").read_bytes()
