@@ -11,6 +11,9 @@ Storages and live sessions are imported when they are first asked for: `import s
 the SDK.
 """
 
+from session import _starting  # noqa: F401 - it holds Ctrl-C while the command loads what follows
+
+# isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING
 

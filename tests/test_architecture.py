@@ -62,6 +62,7 @@ EVENTSTORE = [
 
 # Conversations. Each room may import from the rooms named behind it, and from itself; planned rooms may still be empty.
 SESSION = {
+    "starting": (["_starting"], []),  # loaded before all else: Ctrl-C while the command is being loaded
     "core": (  # pure: from values to values
         [
             "errors", "events", "messages", "jsontext", "codec", "fold", "turns", "state", "places", "usage", "pricing",
@@ -79,11 +80,11 @@ SESSION = {
     "claude_code": (["claude_code"], ["core", "storage", "transfer"]),  # its transcripts, in and out
     "search": (["search"], ["core", "storage"]),  # full text beside the store
     "pages": (["pages"], ["core", "storage"]),  # sessions to read: Markdown, HTML
-    "facade": ([""], ["core", "tools", "storage", "live", "recording"]),  # what users import
+    "facade": ([""], ["starting", "core", "tools", "storage", "live", "recording"]),  # what users import
     "cli": (
         ["cli", "__main__"],
         [
-            "core", "sdk", "tools", "storage", "live", "recording", "facade", "search", "pages", "transfer",
+            "starting", "core", "sdk", "tools", "storage", "live", "recording", "facade", "search", "pages", "transfer",
             "claude_code", "demo",
         ],
     ),

@@ -11,6 +11,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Final
 
+from session import _starting
 from session.cli._failures import Exit, fail
 from session.cli._group import refold
 
@@ -37,6 +38,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command in this process and return its exit code: every failure is one line on stderr."""
     try:
+        _starting.release()
         outcome = refold.main(list(arguments), prog_name="refold", standalone_mode=False)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - nobody wants a traceback from a command
