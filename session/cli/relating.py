@@ -84,7 +84,7 @@ class AddedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of the two: what it added behind the common messages, and what it used. `added_cost_usd` is what it cost
-    since the events that both share.
+    since the events that both share; `added_unpriced` responses since then have no known price, `unpriced` in all.
     """
 
     session: str
@@ -95,6 +95,7 @@ class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost_usd: float
     added_cost_usd: float
     unpriced: int
+    added_unpriced: int
     added: list[AddedMessage]
 
 
@@ -173,6 +174,7 @@ def _digest(store: BlockingEventSessionStorage, session_id: str, version: int) -
 def _side(session_id: str, state: SessionState, common: int, common_usage: Usage) -> Side:
     entries = list(enumerate(state.messages.entries))[common:]
     parsed = ((number, entry.role, entry.parsed()) for number, entry in entries)
+    since = state.usage - common_usage
     return Side(
         session=session_id,
         version=state.version,
@@ -180,8 +182,9 @@ def _side(session_id: str, state: SessionState, common: int, common_usage: Usage
         turns=state.turns[-1].number if state.turns else 0,
         usage=state.usage.to_dict(),
         cost_usd=state.usage.total_cost_usd,
-        added_cost_usd=(state.usage - common_usage).total_cost_usd,
+        added_cost_usd=since.total_cost_usd,
         unpriced=state.usage.unpriced,
+        added_unpriced=since.unpriced,
         added=[AddedMessage(number, role or "unreadable", message.get("content")) for number, role, message in parsed],
     )
 
@@ -200,7 +203,7 @@ def _print_diff(out: Output, found: Diff) -> None:
 
 
 def _print_side(out: Output, name: str, side: Side, style: str) -> None:
-    cost, added = money(side.cost_usd, side.unpriced), money(side.added_cost_usd, side.unpriced)
+    cost, added = money(side.cost_usd, side.unpriced), money(side.added_cost_usd, side.added_unpriced)
     out.line()
     out.line(
         f"{name}: {side.session}@{side.version}: {side.messages} messages, {cost}, {added} of it since", style="bold"

@@ -14,9 +14,9 @@ import pytest
 from session.cli._group import COMMANDS
 from session.cli._options import Command
 from session.cli.about import schema_of
-from session.events import MessageAppended
+from session.events import MessageAppended, UsageRecorded
 from session.storage.blocking import BlockingEventSessionStorage
-from tests.session.cli.cli_kit import append
+from tests.session.cli.cli_kit import append, turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,6 +198,19 @@ def test_diff_tells_where_two_sessions_part_and_what_each_added(cli: Cli) -> Non
     }
     assert found["a"]["added"][0]["content"] == "another way 2"
     assert (found["a"]["added_cost_usd"], found["b"]["added_cost_usd"]) == (0.001, 0.003)
+
+
+def test_diff_calls_unpriced_since_only_what_came_since(cli: Cli) -> None:
+    with BlockingEventSessionStorage(cli.store) as store:
+        append(store, "sess_old", UsageRecorded(b'{"input_tokens":7}', model="nobody-knows"))
+        store.fork("sess_old", "sess_new")
+        append(store, "sess_new", *turn(1))
+    (found,) = lines_of(cli, "diff", "sess_old", "sess_new")
+    assert [(found[side]["unpriced"], found[side]["added_unpriced"]) for side in "ab"] == [(1, 0), (1, 0)]
+    jsonschema.validate(found, schema_of("diff"))
+    told = cli("diff", "sess_old", "sess_new").out
+    assert "unpriced, $0.0000 of it since" in told
+    assert "≥$0.0010, $0.0010 of it since" in told
 
 
 def test_diff_of_the_same_finds_no_difference(cli: Cli) -> None:
