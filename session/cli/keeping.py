@@ -52,7 +52,7 @@ def rename(session: str, title: str) -> None:
 @click.argument("tags", nargs=-1)
 @click.option("--remove", metavar="TAG", multiple=True, help="Take this tag away; may be repeated.")
 def tag(session: str, tags: Sequence[str], remove: Sequence[str]) -> None:
-    """Add TAGS to a session, or take some away. Without either: print them, one in a line."""
+    """Add TAGS to a session, or take some away; print its id, title and tags. Without either: only print them."""
     with open_store() as store:
         session_id = find_session(store, session)
         _change_tags(store, session_id, tags, remove)
@@ -163,7 +163,8 @@ def _confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError("nothing was deleted: there is nobody to ask, say --yes")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was deleted")
 
 
 class Copied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

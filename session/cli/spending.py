@@ -105,7 +105,9 @@ def _columns(out: Output, group: str, lines: Sequence[SpentLine], *, tokens: boo
     return (by, *COST, chart, responses, *TOKENS, *calls) if tokens else (by, *COST, chart)
 
 
-_by = click.option("--by", type=click.Choice(GROUPS), multiple=True, help="Only this; may be repeated.")
+_by = click.option(
+    "--by", type=click.Choice(GROUPS), multiple=True, help="Beside the total, only this; may be repeated."
+)
 _session = click.argument("session", type=SESSION, required=False)
 
 

@@ -89,12 +89,15 @@ class Step(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def staged(*, live: bool = False, keep: Path | None = None) -> Iterator[Stage]:
-    """A stage in a temporary directory, or in *keep*, which stays. Raises `FileExistsError` if *keep* is there."""
+    """A stage in a temporary directory, or in *keep*, which stays, if the play comes to its end. Raises
+    `FileExistsError` if *keep* is there.
+    """
     with contextlib.ExitStack() as stack:
         if keep is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refold-demo-")))
         else:
             keep.mkdir(parents=True)
+            stack.push(lambda kind, *_: shutil.rmtree(keep, ignore_errors=True) if kind else None)
             directory = keep
         server = None if live else stack.enter_context(ScriptedApi(station.model).serve())
         yield Stage(directory, server)

@@ -56,6 +56,14 @@ def test_it_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_play_that_ends_early_leaves_no_folder_for_the_next_to_stumble_over(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), staged(keep=tmp_path / "kept") as stage:  # noqa: PT012
+            stage.blocking().close()
+            raise KeyboardInterrupt
+        assert list(tmp_path.iterdir()) == []
+
+
 def without_a_network() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "PYTHON"))}
     proxies = dict.fromkeys(

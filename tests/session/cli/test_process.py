@@ -49,7 +49,7 @@ def test_a_person_at_a_terminal_is_asked_before_anything_is_deleted(cli: Cli) ->
     child = spawn(cli, ["delete", "sess_other"])
     child.expect_exact("Delete 1 sessions (sess_other)?")
     child.sendline("n")
-    child.read()
+    assert child.read().splitlines()[-1] == "refold: nothing was deleted"
     child.close()
     assert child.exitstatus == 1
     assert cli("show", "sess_other").code == 0
