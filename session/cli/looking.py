@@ -149,7 +149,7 @@ def show(place: str, at: str | None, last: int | None, *, raw: bool) -> None:
     In a pipe: index, role and text, separated by tabs. With --raw: the bytes that were sent or received.
     """
     with open_store() as store:
-        found = find_place(store, f"{place}@{at}" if at else place)
+        found = find_place(store, f"{place}@{at}" if at is not None else place)
         version, first, messages = _messages(store, found, last)
         out = output()
         if raw:

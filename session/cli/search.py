@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
-from session.cli._failures import Exit
-from session.cli._options import command
+from session.cli._failures import CommandError, Exit
+from session.cli._options import MOST, command
 from session.cli._output import Column, output, progress, say, when, when_shown
 from session.cli._store import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from session.search import Filters, Hit, Hits, Updated
@@ -74,7 +76,7 @@ def _moment(_: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--before", metavar="TIME", callback=_moment, help="Said before this day or time.")
 @click.option("--errors", is_flag=True, help="Only failed tools and errors of the API.")
 @click.option(
-    "--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many, newest first."
+    "--limit", default=20, show_default=True, type=click.IntRange(1, MOST), help="At most so many, newest first."
 )
 @click.option("--index", type=click.Path(file_okay=False), help="Where the index is; by default beside the store.")
 @click.option("--rebuild", is_flag=True, help="Make the index from the beginning.")
@@ -119,7 +121,7 @@ def _search(
 ) -> Hits:
     from session.search import SearchIndex  # noqa: PLC0415 - as above
 
-    with SearchIndex(store, directory) as index:
+    with _not_the_store(), SearchIndex(store, directory) as index:
         with progress("Indexing") as step:
             renew = index.rebuild if rebuild else index.update
             updated = renew(lambda records: step(records, 0))
@@ -128,6 +130,17 @@ def _search(
             say(f"the search index in {index.directory} was made anew: {reason}")
     _tell(updated)
     return hits
+
+
+@contextlib.contextmanager
+def _not_the_store() -> Iterator[None]:
+    """A directory of the index that cannot be written, or is full, says nothing of the store."""
+    from session.errors import StorageUnavailableError  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except StorageUnavailableError as error:
+        raise CommandError(f"the search index {error.storage}: {error.reason} (--index puts it elsewhere)") from error
 
 
 def _tell(updated: Updated) -> None:

@@ -32,6 +32,7 @@ from session.transfer import (
     export_messages,
     import_path,
 )
+from session.transfer.importing import found_path
 from session.transfer.report import REASONS
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | No
     the store already is not taken in twice, and nothing is overwritten: an import that was interrupted is simply run
     again.
     """
+    _check_there(paths)  # before a store is made for nothing
     report = Report()
     try:
         with open_store(create=True) as store:
@@ -101,6 +103,13 @@ def import_sessions(paths: tuple[str, ...], format_name: str | None) -> int | No
         raise
     _say_report(report)
     return None if report.whole else Exit.FOUND
+
+
+def _check_there(paths: Iterable[str]) -> None:
+    """Raises `FileNotFoundError` and the like, of the first that cannot be looked at."""
+    for path in paths:
+        if path != _STANDARD:
+            found_path(path)
 
 
 def _import(store: BlockingEventSessionStorage, path: str, format_name: str | None, report: Report) -> None:

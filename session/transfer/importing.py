@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from session.storage.blocking import BlockingEventSessionStorage
     from session.transfer.source import Line
 
-__all__ = ["IMPORTERS", "FormatError", "Importer", "Target", "import_path"]
+__all__ = ["IMPORTERS", "FormatError", "Importer", "Target", "found_path", "import_path"]
 
 _AT_ONCE: Final = 16
 _BYTES_AT_ONCE: Final = 64 * 2**20
@@ -78,10 +78,11 @@ def import_path(
     if str(path) == "-":
         yield from _import_standard_input(known, chosen, target)
         return
-    yield from _import(Source(_found(path), str(path)), known, chosen, target)
+    yield from _import(Source(found_path(path), str(path)), known, chosen, target)
 
 
-def _found(path: str | os.PathLike[str]) -> Path:
+def found_path(path: str | os.PathLike[str]) -> Path:
+    """Where *path* leads. Raises `FileNotFoundError` and other `OSError`s, which name it."""
     try:
         if str(path):  # else it would be the current folder
             return Path(path).expanduser().resolve(strict=True)

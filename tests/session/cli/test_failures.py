@@ -66,6 +66,9 @@ def fails(cli: Cli, code: int, *arguments: str) -> str:
         (1, ["log", "sess_main", "--limit", "99999999999999999999"], "--limit"),
         (1, ["tail", "sess_main", "-n", "99999999999999999999"], "--lines"),
         (1, ["show", "sess_main", "--last", "99999999999999999999"], "--last"),
+        (1, ["search", "--limit", "99999999999999999999"], "--limit"),
+        (1, ["search", "word", "--index", "/proc/nonexistent/index"], "the search index /proc/nonexistent/index: "),
+        (1, ["show", "sess_main", "--at", ""], "a place is a version"),
         (1, ["list", "--store", ""], "an empty path names no store"),
         (1, ["list", "--store", "~nobody-of-this-name/store"], "no such home directory"),
         (1, ["import", ""], "an empty path"),
@@ -99,6 +102,14 @@ def test_a_missing_store_is_not_found_and_not_made(cli: Cli, tmp_path: Path) -> 
     assert f"there is no store at {cli.store}" in fails(cli, 3, "list")
     assert "there is no store" in fails(cli, 3, "verify")
     assert not cli.store.exists()
+
+
+def test_an_import_of_nothing_makes_no_store(cli: Cli, tmp_path: Path) -> None:
+    cli.store = tmp_path / "nothing"
+    (tmp_path / "there.jsonl").write_text('{"id": "a", "messages": []}')
+    for paths in (["nothere"], [""], [str(tmp_path / "there.jsonl"), "nothere"]):
+        fails(cli, 1, "import", *paths)
+        assert not cli.store.exists()
 
 
 def test_a_path_that_is_a_file_or_another_directory_is_an_error(cli: Cli, tmp_path: Path) -> None:
