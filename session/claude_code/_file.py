@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 
 from session.claude_code._written import Written
+from session.claude_code.lines import nests_too_deep
 from session.claude_code.plan import ORIGIN, REVISION
 from session.claude_code.transcripts import MAX_LINE_BYTES, Batch, batches, lines_of
 from session.events import SourceRecorded
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from session.claude_code.plan import Plan
     from session.claude_code.transcripts import Transcript
     from session.storage import BlockingEventSessionStorage
+    from session.transfer.report import Reason
 
 _COMPRESSION: Final = 1  # a level: the evidence must not take longer than what is made of it
 _HELD_EVENTS: Final = 4_000
@@ -129,9 +131,12 @@ class FileImport:
         shown = str(self._file.path)
         if batch.left_out:
             yield Skipped(shown, "too_long", batch.first_line, f"{batch.left_out:,} bytes, over {MAX_LINE_BYTES:,}")
-        for number in self._plan.garbage:
-            yield Skipped(shown, "not_json", batch.first_line + number)
-        self._plan.garbage.clear()
+        garbage = self._plan.garbage
+        texts = batch.text.split(b"\n") if garbage else []
+        for number in garbage:
+            reason: Reason = "too_deep" if nests_too_deep(texts[number]) else "not_json"
+            yield Skipped(shown, reason, batch.first_line + number)
+        garbage.clear()
 
     def _finish(self) -> None:
         """Write what waits, and say that all of it is there: last, so that it is true."""

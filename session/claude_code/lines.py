@@ -14,6 +14,8 @@ import msgspec
 
 from session import jsontext
 from session.errors import UnreadableJsonError
+from session.transfer.report import RefusedError
+from session.transfer.source import check_nesting
 
 TITLES: Final = {"custom-title": "customTitle", "ai-title": "aiTitle", "summary": "summary"}
 """The types of lines that give a title, the strongest first, and the field it stands in."""
@@ -98,14 +100,23 @@ _FIELDS: Final = {field.encode_name: field.name for field in msgspec.structs.fie
 
 
 def parse_line(raw: bytes) -> Line | None:
-    """What the line *raw* says; None if it is no JSON object."""
+    """What the line *raw* says; None if it is no JSON object, or nests too deep."""
     wire: _Wire | None
     raw = raw.removeprefix(_BYTE_ORDER_MARK)
     try:
         wire = _decode(raw)
     except (ValueError, RecursionError, msgspec.MsgspecError):
-        wire = _in_spans(raw)
+        wire = None if nests_too_deep(raw) else _in_spans(raw)
     return None if wire is None else _line(wire)
+
+
+def nests_too_deep(raw: bytes) -> bool:
+    """Whether *raw* nests deeper than an import takes: the slow way would go through all of it, each time."""
+    try:
+        check_nesting(raw)
+    except RefusedError:
+        return True
+    return False
 
 
 def uuid_key(uuid: str) -> bytes:

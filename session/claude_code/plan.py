@@ -186,7 +186,7 @@ class Plan:
     # --- lines --------------------------------------------------------------------------------------------------------
 
     def add(self, line: Line | None, number: int = 0) -> None:
-        """The next line of the file; None: one that is no JSON object, whose *number* is noted in `garbage`."""
+        """The next line of the file; None: one that could not be read, whose *number* is noted in `garbage`."""
         self.counts["lines"] += 1
         if line is None:
             self.counts["garbage"] += 1

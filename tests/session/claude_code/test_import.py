@@ -341,10 +341,13 @@ def test_garbage_and_long_lines_are_said_and_the_rest_is_taken_in(tmp_path: Path
     with path.open("wb") as file:
         file.write(head.encode() + b"{garbage\n[1,2]\n")
         file.write(b'{"type":"user","message":{"content":"' + b"x" * MAX_LINE_BYTES + b'"}}\n')
+        for levels in (1_001, 900):
+            content = b"[" * levels + b"]" * levels
+            file.write(b'{"type":"user","uuid":"%d","message":{"role":"user","content":%s}}\n' % (levels, content))
         file.write(tail.encode() + b'{"type":"assistant","torn')
     outcomes = imported(tmp_path / "store", tmp_path)
     skipped = [(outcome.reason, outcome.line) for outcome in outcomes if isinstance(outcome, Skipped)]
-    assert skipped == [("not_json", 2), ("not_json", 3), ("too_long", 4)]
+    assert skipped == [("not_json", 2), ("not_json", 3), ("too_long", 4), ("too_deep", 5)]
     assert isinstance(outcomes[-1], Imported)
     assert outcomes[-1].noticed["torn last line, left for the next time"] == 1
     assert said(states(tmp_path / "store")[conversation.session_id]) == [
