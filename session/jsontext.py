@@ -37,7 +37,7 @@ _TOKEN: Final = re.compile(
     rb"(?P<plain>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null|NaN|-?Infinity)"
     rb")"
 )
-_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
+_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
 _USUAL_KEY: Final = 64  # characters: a longer one is not kept
 _BLANK: Final = b" \t\n\r"
 

@@ -7,6 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -216,6 +217,16 @@ def test_what_no_parser_takes_is_an_error_and_shown_as_unreadable(raw: bytes) ->
 def test_what_is_no_json_cannot_be_encoded(value: object) -> None:
     with pytest.raises(TypeError):
         jsontext.encode(value)
+
+
+def test_a_string_that_never_ends_is_looked_at_once() -> None:
+    """Were it looked at again from each quote in it, this would take minutes."""
+    raw = b"[[[" + b'"' + rb"\"" * 200_000
+    began = time.process_time()
+    assert jsontext.nests_deeper(raw, 2)
+    assert not jsontext.nests_deeper(raw, 3)
+    assert not jsontext.nests_deeper(raw + b"[" * 10, 3), "those are in the string"
+    assert time.process_time() - began < 5
 
 
 def test_a_value_too_deep_or_within_itself_cannot_be_encoded() -> None:
