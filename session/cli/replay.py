@@ -113,7 +113,7 @@ def replay(place: str, body: Path | None) -> int | None:
 
 def _calls(store: BlockingEventSessionStorage, session_id: str, version: int) -> Iterator[tuple[Lane, Exchange]]:
     """All attempts of the run, in the order in which they were made; those of the session itself up to *version*."""
-    from session.replay._lanes import read_lanes  # noqa: PLC0415 - takes long to import
+    from session.replay._run import read_lanes  # noqa: PLC0415 - takes long to import
     from session.storage._now import run_now  # noqa: PLC0415
 
     lanes = run_now(read_lanes(store.sessions, session_id))

@@ -18,8 +18,8 @@ from session.recording import Recorder
 from session.recording._asked import asked
 from session.replay import _reporting
 from session.replay._bodies import answer_of
-from session.replay._lanes import read_lanes
 from session.replay._reading import Digester
+from session.replay._run import read_lanes
 from session.replay._script import Script, Taken
 from session.replay._store import opened
 from session.replay._tools import Outcomes, wrapped
