@@ -113,14 +113,14 @@ def replay(place: str, body: Path | None) -> int | None:
 
 def _calls(store: BlockingEventSessionStorage, session_id: str, version: int) -> Iterator[tuple[Lane, Exchange]]:
     """All attempts of the run, in the order in which they were made; those of the session itself up to *version*."""
-    from session.replay._run import read_lanes  # noqa: PLC0415 - takes long to import
+    from session.replay._lanes import in_order  # noqa: PLC0415 - takes long to import
+    from session.replay._run import read_lanes  # noqa: PLC0415
     from session.storage._now import run_now  # noqa: PLC0415
 
-    lanes = run_now(read_lanes(store.sessions, session_id))
-    found = [(lane, exchange) for lane in lanes if lane.required for exchange in lane.exchanges]
-    for lane, exchange in sorted(found, key=lambda each: each[1].sent_at):
+    lanes = {lane.session_id: lane for lane in run_now(read_lanes(store.sessions, session_id)) if lane.required}
+    for exchange in in_order(lanes.values()):
         if exchange.session_id != session_id or exchange.version <= version:
-            yield lane, exchange
+            yield lanes[exchange.session_id], exchange
 
 
 def _shown(lane: Lane, exchange: Exchange, difference: Difference | None = None) -> ReplayedCall:

@@ -73,9 +73,10 @@ def test_what_forks_share_with_their_parent_is_read_once() -> None:
         tries = [ask(client, [*talk[:turn], user("Try")]) for turn in (20, 20, 20, 10, 4, 4)]
         return [*tries, *(ask(client, [*talk[:20], user("Try"), user(f"And {number}")]) for number in range(3))]
 
-    run(tree_search, ScriptedApi(numbered).client, Recorder(storage, session="r"))
+    recorded = run(tree_search, ScriptedApi(numbered).client, Recorder(storage, session="r"))
     held = len(run_now(log.read_all(limit=10_000)))
     log.count = 0
     lanes = run_now(read_lanes(storage, "r"))
     assert len(lanes) > 5
     assert log.count < 1.2 * held
+    assert replay(tree_search, storage, "r") == recorded
