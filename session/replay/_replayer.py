@@ -266,7 +266,7 @@ class Replayer(Middleware):
             if not self._goes_live:
                 self._stop = error
                 raise
-            _log.warning("going on live: %s", error)
+            _log.warning("going on live: %s", error.what)
             return found.exchange
         self._outcomes.called(found.exchange.content())
         return found, answer
@@ -281,7 +281,7 @@ class Replayer(Middleware):
         error = self._diverged(divergence)
         if not self._goes_live:
             raise error
-        _log.warning("going on live: %s", error)
+        _log.warning("going on live: %s", error.divergence)
 
     def _diverged(self, divergence: Divergence) -> ReplayDivergedError:
         found = msgspec.structs.replace(divergence, frame=_reporting.caller())
