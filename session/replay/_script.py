@@ -28,12 +28,12 @@ _KEYS_KEPT: Final = 4096
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The attempt to serve; *retried*: the recording has another attempt of this call behind it. *overtaken_by* was
-    recorded after it and made before it, by a program that makes one call after the other.
+    """The attempt to serve; *retry* is the next attempt of this call, if there was one. *overtaken_by* was recorded
+    after it and made before it, by a program that makes one call after the other.
     """
 
     exchange: Exchange
-    retried: bool = False
+    retry: Exchange | None = None
     overtaken_by: Exchange | None = None
 
 
@@ -90,7 +90,7 @@ class Script:
             self._made.add(found)
         following = self.next_of(found.session_id)
         retried = following is not None and following.request.request_id == found.request.request_id
-        return Taken(found, retried, overtaken_by)
+        return Taken(found, following if retried else None, overtaken_by)
 
     def _choose(self, digest: bytes, key: str, attempt: int) -> Exchange | None:
         known = self.next_of(self._keys[key]) if key in self._keys else None
