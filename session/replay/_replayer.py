@@ -174,6 +174,10 @@ class Replayer(Middleware):
         *decode* (such as `json.loads`). A recorded error is raised as the SDK's `ToolError`. *name*: what the model
         calls it, if not by the function's name. Once a replay has gone live, tools run; if it may go live, so does one
         that was not called like this.
+
+        Asynchronous is what is defined so: an `async def`, an object with an asynchronous `__call__`, a `partial` of
+        either. What only returns an awaitable (`lambda city: weather(city)`) does not tell before it runs, and becomes
+        synchronous: give the `async def` itself.
         """
         return tool if run else wrapped(tool, self._outcome, decode, name)
 
