@@ -8,10 +8,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anthropic import Anthropic
 
 from eventstore import MemoryEventLog
 from session.events import RequestSent
 from session.recording import Recorder
+from session.replay import Replayer
 from session.replay._lanes import Exchange, Lane
 from session.replay._run import read_lanes
 from session.replay._script import Script, Taken
@@ -24,7 +26,7 @@ from tests.session.replay.kit import ask, diverges, numbered, record, replay, ru
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from anthropic import Anthropic, AsyncAnthropic
+    from anthropic import AsyncAnthropic
 
 MILLISECOND = 10**6
 
@@ -106,6 +108,22 @@ def test_a_clock_that_was_set_back_changes_nothing(after: int) -> None:
     assert replay(three_agents, storage, "r") == recorded
     lanes = run_now(read_lanes(storage, "r"))
     assert [place.session_id for place in Script(lanes).not_made()] == ["r", "r.2", "r.3"]
+
+
+@pytest.mark.parametrize("events", range(5, 13))
+def test_what_was_over_at_a_place_is_told_by_the_log_too(events: int) -> None:
+    talk: list[Any] = []
+
+    def turn(client: Anthropic) -> list[str]:
+        talk.append(user("Go on"))
+        answer = client.messages.create(messages=talk, **ASK)
+        talk.append({"role": "assistant", "content": answer.content})
+        return [str(answer.to_json()), ask(client, [user(f"A title for {len(talk)}")])]
+
+    storage, (_, recorded) = recorded_with_clock(lambda client: (turn(client), turn(client)), clock_set_back(events))
+    del talk[2:]
+    with Replayer(storage, "r", after="turn:1") as replayer:
+        assert run(turn, Anthropic, replayer, api_key="none") == recorded
 
 
 def test_another_order_is_found_out_where_places_and_times_agree() -> None:
