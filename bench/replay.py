@@ -4,9 +4,12 @@ A program asks short questions, one after the other, each a conversation of its 
 as many turns as a tenth of that. It runs on its recording, plain and streamed, and for comparison over a transport in
 the process that answers with the same bodies without looking at the request: the SDK's own work, with no network.
 
-Bars: at least 500 plain calls a second, and streamed ones, of which the SDK alone may not manage as many, at most 1.5
-times what they cost it. A second is one of the processor's time: nothing here waits, and a busy neighbour does not
-count. Reading the recording is not in it, and printed beside.
+Another program holds thousands of conversations, of a call each; and one asks the same thing as often. What a call
+costs must not grow with the number of the others.
+
+Bars: at least 500 plain calls a second, among many conversations too, and streamed ones, of which the SDK alone may not
+manage as many, at most 1.5 times what they cost it. A second is one of the processor's time: nothing here waits, and a
+busy neighbour does not count. Reading the recording is not in it, and printed beside.
 """
 
 from __future__ import annotations
@@ -34,12 +37,13 @@ if TYPE_CHECKING:
 QUESTION = "how many small calls a second does a replay serve?"
 ASK: dict[str, Any] = {"model": "claude-sonnet-5-5", "max_tokens": 100}
 KINDS = {"plain": False, "streamed": True}
+MANY = {"many conversations": ("Which is {}?", 3_000), "one request many times": ("Which is it?", 1_000)}
 
 
 def run(size: Size) -> Result:
     """Each round is the whole program once."""
     calls = size.pick(full=400, small=10)
-    hashes: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    hashes: dict[str, dict[str, str]] = {kind: {} for kind in (*KINDS, *MANY)}
     loading: list[float] = []
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(size.scratch())
@@ -52,10 +56,19 @@ def run(size: Size) -> Result:
                 _contestant(kind, "replay", calls, hashes, _replayed(storage, calls, loading, stream=stream)),
                 _contestant(kind, "SDK alone", calls, hashes, _alone(bodies, calls, stream=stream)),
             ]
+        for kind, (question, full) in MANY.items():
+            path, many = directory / kind, size.pick(full=full, small=30)
+            _record_many(path, many, question)
+            storage = stack.enter_context(BlockingEventSessionStorage(path, durability="os"))
+            contestants.append(_many(kind, many, question, storage, hashes))
         series = interleave(size, contestants)
     plain, streamed = (ratio(series[f"{kind}, SDK alone"], series[f"{kind}, replay"]) for kind in KINDS)
     findings = [
         Finding("plain calls served a second", series["plain, replay"].median, "1/s", at_least=500),
+        *(
+            Finding(f"calls served a second, {kind}", series[f"{kind}, replay"].median, "1/s", at_least=500)
+            for kind in MANY
+        ),
         Finding("a plain call / one of the SDK alone", plain),
         Finding("a streamed call / one of the SDK alone", streamed, at_most=1.5),
         Finding("reading the recording", statistics.median(loading), "s"),
@@ -71,6 +84,38 @@ def _contestant(
         return _calls_in(calls) / seconds
 
     return Contestant(f"{kind}, {name}", "-", round_, "1/s")
+
+
+def _many(
+    kind: str, calls: int, question: str, storage: BlockingEventSessionStorage, hashes: dict[str, dict[str, str]]
+) -> Contestant:
+    def round_(_number: int) -> float:
+        with (
+            Replayer(storage, "bench") as replay,
+            anthropic.Anthropic(api_key="none", middleware=[replay]) as client,
+        ):
+            began = time.process_time()
+            seen = _ask_many(client, calls, question)
+            seconds = time.process_time() - began
+        hashes[kind]["replay"] = content_hash(seen)
+        return calls / seconds
+
+    return Contestant(f"{kind}, replay", "-", round_, "1/s")
+
+
+def _record_many(path: Path, calls: int, question: str) -> None:
+    api = ScriptedApi(lambda _body, number: Reply(content=f"It is number {number}."))
+    with (
+        BlockingEventSessionStorage(path, durability="os") as storage,
+        Recorder(storage, session="bench") as recorder,
+        api.client(middleware=[recorder]) as client,
+    ):
+        _ask_many(client, calls, question)
+
+
+def _ask_many(client: anthropic.Anthropic, calls: int, question: str) -> list[bytes]:
+    messages = ([{"role": "user", "content": question.format(number)}] for number in range(calls))
+    return [_ask(client, each, stream=False) for each in messages]
 
 
 def _replayed(

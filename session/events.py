@@ -330,13 +330,18 @@ NO_META: Final = Meta()
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event in its place: *version* in the session, *recorded_at* (Unix milliseconds), and the log's *digest*."""
+    """An event in its place: *version* in the session, *recorded_at* (Unix milliseconds), and the log's *digest*.
+
+    *position* is its place in the whole log, opaque; those of one log compare as its events follow on each other,
+    across sessions, whatever the clock said.
+    """
 
     version: int
     recorded_at: int
     event: AnyEvent
     meta: Meta = NO_META
     digest: bytes = b""
+    position: bytes = b""
 
     @property
     def type(self) -> str:

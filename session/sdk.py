@@ -330,11 +330,11 @@ async def made_async_response(
     return response
 
 
-def made_error(broken: Broken, request: APIRequest, *, retried: bool = False) -> Exception:
+def made_error(broken: Broken, request: APIRequest, *, pause: float | None = None) -> Exception:
     """The exception that *broken* names; a connection error where there is none of that name.
 
-    *retried*: another attempt follows, and is to follow at once. Of an exception without a response the SDK knows no
-    time to wait and takes half a second and more, so this one carries a response too.
+    *pause*: the seconds until another attempt, if one follows. Of an exception without a response the SDK knows no time
+    to wait and takes half a second and more, so this one carries a response too.
     """
     import anthropic  # noqa: PLC0415 - see 4 above
     import httpx2  # noqa: PLC0415
@@ -344,7 +344,7 @@ def made_error(broken: Broken, request: APIRequest, *, retried: bool = False) ->
         return _transport_error(broken.name, broken.errno) or httpx2.RemoteProtocolError(broken.name)
     sent = _sent(request)
     kind = anthropic.APITimeoutError if broken.name == "APITimeoutError" else anthropic.APIConnectionError
-    error: Exception = _retried_at_once(kind)(sent) if retried else kind(request=sent)
+    error: Exception = kind(request=sent) if pause is None else _retried(kind)(sent, pause)
     error.__cause__ = cause
     return error
 
@@ -356,22 +356,22 @@ def tool_error(content: Any) -> Exception:  # noqa: ANN401 - a text or blocks
     return ToolError(content)
 
 
-_RETRY_AT_ONCE: Final = {"retry-after-ms": "0.001"}  # 0 would be no answer, for which the SDK has a wait of its own
+_SHORTEST_WAIT_MS: Final = 0.001  # 0 would be no answer, for which the SDK has a wait of its own
 _NOT_KEPT: Final = frozenset({"content-length", "content-encoding", "transfer-encoding"})
 
 
-def retry_at_once(headers: Mapping[str, str]) -> dict[str, str]:
-    """*headers* of a failed attempt after which the SDK does not wait; `retry-after` stays what it was."""
-    return {**headers, **_RETRY_AT_ONCE}
+def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """How long the SDK waits behind a failed attempt with these *headers*; None: they do not say it as a number."""
+    for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            wait = float(headers.get(name, "")) * seconds
+            return wait if wait > 0 else None
+    return None
 
 
-def retry_sooner(headers: Mapping[str, str], times: float) -> dict[str, str]:
-    """*headers* of a failed attempt after which the SDK waits as many *times* less than `retry-after` says."""
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:  # none, or a date
-        return dict(headers)
-    return {**headers, "retry-after-ms": f"{seconds * 1000 / times:.3f}"}
+def retried_after(headers: Mapping[str, str], seconds: float) -> dict[str, str]:
+    """*headers* of a failed attempt behind which the SDK waits so long; `retry-after` stays what it was."""
+    return {**headers, "retry-after-ms": f"{max(seconds * 1000, _SHORTEST_WAIT_MS):.3f}"}
 
 
 def _made(
@@ -454,17 +454,16 @@ def _transport_error(name: str, errno: int) -> Exception | None:
 
 
 @functools.cache
-def _retried_at_once(kind: Any) -> Any:  # noqa: ANN401 - anthropic is not imported yet
+def _retried(kind: Any) -> Any:  # noqa: ANN401 - anthropic is not imported yet
     """A connection error of this *kind* that carries a response, which says when to try again."""
     import anthropic  # noqa: PLC0415 - see 4 above
     import httpx2  # noqa: PLC0415
 
-    class RetriedAtOnce(kind, anthropic.APIStatusError):  # type: ignore[misc]  # its class is known when it runs
-        def __init__(self, request: httpx2.Request) -> None:
+    class Retried(kind, anthropic.APIStatusError):  # type: ignore[misc]  # its class is known when it runs
+        def __init__(self, request: httpx2.Request, pause: float) -> None:
             super(anthropic.APIStatusError, self).__init__("Connection error.", request, body=None)
-            self.response = httpx2.Response(
-                503, headers={"x-should-retry": "true", **_RETRY_AT_ONCE}, content=b"", request=request
-            )
+            headers = retried_after({"x-should-retry": "true"}, pause)
+            self.response = httpx2.Response(503, headers=headers, content=b"", request=request)
             self.status_code = 0
 
-    return RetriedAtOnce
+    return Retried

@@ -17,7 +17,7 @@ from session.cli._store import open_store
 from session.cli._visible import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from session.cli._output import Output
     from session.cli._stepping import Moment, Stepper
@@ -113,14 +113,14 @@ def replay(place: str, body: Path | None) -> int | None:
 
 def _calls(store: BlockingEventSessionStorage, session_id: str, version: int) -> Iterator[tuple[Lane, Exchange]]:
     """All attempts of the run, in the order in which they were made; those of the session itself up to *version*."""
-    from session.replay._lanes import read_lanes  # noqa: PLC0415 - takes long to import
+    from session.replay._lanes import in_order  # noqa: PLC0415 - takes long to import
+    from session.replay._run import read_lanes  # noqa: PLC0415
     from session.storage._now import run_now  # noqa: PLC0415
 
-    lanes = run_now(read_lanes(store.sessions, session_id))
-    found = [(lane, exchange) for lane in lanes if lane.required for exchange in lane.exchanges]
-    for lane, exchange in sorted(found, key=lambda each: each[1].sent_at):
+    lanes = {lane.session_id: lane for lane in run_now(read_lanes(store.sessions, session_id)) if lane.required}
+    for exchange in in_order(lanes.values()):
         if exchange.session_id != session_id or exchange.version <= version:
-            yield lane, exchange
+            yield lanes[exchange.session_id], exchange
 
 
 def _shown(lane: Lane, exchange: Exchange, difference: Difference | None = None) -> ReplayedCall:
@@ -187,13 +187,11 @@ def _compare(
     asked: LogicalRequest,
 ) -> int | None:
     from session.places import HEAD  # noqa: PLC0415 - with the store
-    from session.replay._requests import explain  # noqa: PLC0415
 
     candidates = calls if place.at == HEAD else _newest_at(place.session_id, version, calls)
     if not candidates:
         raise NotFoundError(f"{place}: no call was recorded up to there")
-    lane, exchange, recorded = _nearest(store, candidates, asked)
-    difference = explain(recorded, asked)
+    lane, exchange, difference = _nearest(store, candidates, asked)
     _print_comparison(output(), _shown(lane, exchange, difference))
     return Exit.FOUND if difference else None
 
@@ -204,22 +202,20 @@ def _newest_at(session_id: str, version: int, calls: Iterable[tuple[Lane, Exchan
 
 
 def _nearest(
-    store: BlockingEventSessionStorage, calls: Iterable[tuple[Lane, Exchange]], asked: LogicalRequest
-) -> tuple[Lane, Exchange, LogicalRequest]:
-    """The recorded call that *asked* equals, or else has most messages in common with, at the same length if any."""
-    from session.replay._requests import LogicalRequest as Logical  # noqa: PLC0415 - with the store
-    from session.replay._requests import common_messages, digests_of  # noqa: PLC0415
+    store: BlockingEventSessionStorage, calls: Sequence[tuple[Lane, Exchange]], asked: LogicalRequest
+) -> tuple[Lane, Exchange, Difference | None]:
+    """The recorded call that *asked* was meant to be, and where it differs from it."""
+    from session.replay._nearest import nearest_attempt  # noqa: PLC0415 - with the store
+    from session.replay._requests import LogicalRequest as Logical  # noqa: PLC0415
+    from session.replay._requests import explain  # noqa: PLC0415
+    from session.storage._now import run_now  # noqa: PLC0415
 
-    wanted = digests_of(asked)
-    found: list[tuple[int, int, int, Lane, Exchange, LogicalRequest]] = []
-    for lane, exchange in calls:
-        state = store.state_at(exchange.session_id, exchange.version)
-        recorded = Logical.recorded(state, exchange.request.messages)
-        common = common_messages(wanted, digests_of(recorded))
-        apart = abs(len(recorded.messages) - len(wanted))
-        found.append((common, -apart, -len(found), lane, exchange, recorded))
-    *_, lane, exchange, recorded = max(found, key=lambda each: each[:3])
-    return lane, exchange, recorded
+    lanes = {exchange.place: lane for lane, exchange in calls}
+    attempt, same = run_now(nearest_attempt(store.sessions, [exchange for _, exchange in calls], asked))
+    if same:
+        return lanes[attempt.place], attempt, None
+    state = store.state_at(attempt.session_id, attempt.version)
+    return lanes[attempt.place], attempt, explain(Logical.recorded(state, attempt.request.messages), asked)
 
 
 def _print_comparison(out: Output, call: ReplayedCall) -> None:

@@ -29,7 +29,8 @@ _FAILED: Final = 400
 _NO_USAGE: Final = b'{"input_tokens":0,"output_tokens":0}'
 _NULL: Final = b"null"
 _IN_DELTA: Final = ("stop_sequence", "stop_details", "container")
-_NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::|$)")
+_RECORDED: Final = re.compile(r'\{"type":"(_*[A-Z]\w*)"(?:,"cause":"(\w+)")?(?:,"errno":(-?\d+))?\}')
+_WRITTEN: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::|$)")
 _PIECES: Final = {"text": "text_delta", "thinking": "thinking_delta", "signature": "signature_delta"}
 
 
@@ -80,11 +81,11 @@ def _interrupted(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) 
         raise _missing(exchange, "the program cancelled the call before an answer came")
     if end.status == 0:
         return Answer(0, {}, (Chunk(end.duration_ms, b""),), _named(end.error) or Broken("APIConnectionError"))
-    if end.status >= _FAILED and (broken := _named(end.error)):  # the body did not come: to the SDK that is no answer
+    if end.status >= _FAILED and (broken := _recorded(end.error)):  # its body did not come: to the SDK no answer
         lost = Broken("APIConnectionError", broken.name, broken.errno)
         return Answer(0, {}, (Chunk(end.duration_ms, b""),), lost)
     if end.status >= _FAILED:
-        return Answer(end.status, _headers(end.headers, _JSON), (Chunk(end.duration_ms, end.error),))
+        return Answer(end.status, _headers(end.headers, _kind_of(end.error)), (Chunk(end.duration_ms, end.error),))
     return _partial(exchange, end, stream=stream)
 
 
@@ -100,7 +101,13 @@ def _partial(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) -> A
     if chunks is None:
         chunks = _spread([*_begun(exchange, end)], end.duration_ms) if streamed else []
     headers = _headers(end.headers, _STREAM if stream else _kind_of(b"".join(chunk.data for chunk in chunks)))
-    return Answer(end.status, headers, tuple(chunks), _named(end.error), left=end.reason == "cancelled")
+    broken = None if _was_told(exchange, end) else _named(end.error)
+    return Answer(end.status, headers, tuple(chunks), broken, left=end.reason == "cancelled")
+
+
+def _was_told(exchange: Exchange, end: ResponseInterrupted) -> bool:
+    """Whether the API itself ended the stream, by an `error` event: whatever is in it, it is no exception's name."""
+    return exchange.request.stream and end.reason == "error"
 
 
 def _kind_of(body: bytes) -> str:
@@ -125,16 +132,23 @@ def _headers(recorded: bytes, kind: str) -> dict[str, str]:
     return {**kept, "content-type": kind}
 
 
+def _recorded(error: bytes) -> Broken | None:
+    """The exception, where *error* is exactly what a recorder writes of one; None where the API or a proxy said it.
+
+    One thing cannot be told apart: a body that is an exception's name in that very form, `{"type":"ReadError"}`.
+    """
+    found = _RECORDED.fullmatch(error.decode("utf-8", "replace"))
+    return Broken(found[1], found[2] or "", int(found[3] or 0)) if found else None
+
+
 def _named(error: bytes) -> Broken | None:
-    """The exception that ended it; None where *error* is something that the API said, or nothing."""
-    value = jsontext.parse_or_show(error) if error else None
-    if isinstance(value, jsontext.Unreadable):  # a live session writes the exception's name and text
-        found = _NAME.match(error.decode("utf-8", "replace"))
-        return Broken(found[1]) if found else Broken("RemoteProtocolError")
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str) or value["type"] == "error":
+    """The exception that ended it, as a recorder or a live session (its name, and its text) writes it; None: none."""
+    if recorded := _recorded(error):
+        return recorded
+    if not error or not isinstance(jsontext.parse_or_show(error), jsontext.Unreadable):
         return None
-    cause, number = value.get("cause"), value.get("errno")
-    return Broken(value["type"], cause if isinstance(cause, str) else "", number if isinstance(number, int) else 0)
+    found = _WRITTEN.match(error.decode("utf-8", "replace"))
+    return Broken(found[1]) if found else Broken("RemoteProtocolError")
 
 
 # --- bodies that are put together -------------------------------------------------------------------------------------
@@ -197,8 +211,8 @@ def _begun(exchange: Exchange, end: ResponseInterrupted) -> Iterator[bytes]:
     started = _message(exchange, ResponseReceived(end.request_id))
     yield _event("message_start", {"message": jsontext.joined_members(started)})
     yield from _block_events(exchange.blocks)
-    if end.reason == "error" and end.error and _named(end.error) is None:
-        yield b"event: error\ndata: " + end.error + b"\n\n"
+    if end.error and _was_told(exchange, end):
+        yield b"event: error\ndata: " + end.error.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 def _block_events(blocks: Sequence[bytes]) -> Iterator[bytes]:

@@ -18,8 +18,8 @@ from session.recording import Recorder
 from session.recording._asked import asked
 from session.replay import _reporting
 from session.replay._bodies import answer_of
-from session.replay._lanes import read_lanes
 from session.replay._reading import Digester
+from session.replay._run import read_lanes
 from session.replay._script import Script, Taken
 from session.replay._store import opened
 from session.replay._tools import Outcomes, wrapped
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("session.replay")
 _FAILED: Final = 400
+_LONGEST_WAIT_SECONDS: Final = 60.0  # between two attempts, where no header says how long
 
 
 class Replayer(Middleware):
@@ -61,7 +62,8 @@ class Replayer(Middleware):
     `with` without an exception while recorded calls were not made. What was recorded without an answer raises
     `ResponseNotRecordedError`.
 
-    *speed*: 1 hands everything over when it came, 10 ten times as fast, "max" at once.
+    *speed*: 1 hands everything over when it came, 10 ten times as fast, "max" at once. The waits between attempts
+    too: those that a header asked for, and those that the SDK chose, as they were recorded (up to a minute).
 
     *on_divergence*: "raise", or "live": then the call that differs and all that follow go to the real API, and are
     recorded in a fork of the session at that point. `live` is the recorder, `divergence` says what differed.
@@ -172,6 +174,10 @@ class Replayer(Middleware):
         *decode* (such as `json.loads`). A recorded error is raised as the SDK's `ToolError`. *name*: what the model
         calls it, if not by the function's name. Once a replay has gone live, tools run; if it may go live, so does one
         that was not called like this.
+
+        Asynchronous is what is defined so: an `async def`, an object with an asynchronous `__call__`, a `partial` of
+        either. What only returns an awaitable (`lambda city: weather(city)`) does not tell before it runs, and becomes
+        synchronous: give the `async def` itself.
         """
         return tool if run else wrapped(tool, self._outcome, decode, name)
 
@@ -200,12 +206,12 @@ class Replayer(Middleware):
         taken, answer = served
         if answer.status == 0:
             self._sleep(began, answer)
-            raise self._broken(answer, request, retried=taken.retried)
+            raise self._broken(answer, request, self._pause(taken, answer) if taken.retry else None)
         if answer.status >= _FAILED or not request.stream:
             self._sleep(began, answer)
             if answer.broken is not None:
                 raise self._broken(answer, request)
-            return sdk.made_response(request, answer.status, self._headers(answer), answer.body)
+            return sdk.made_response(request, answer.status, self._headers(taken, answer), answer.body)
         return sdk.made_response(request, answer.status, answer.headers, self._pieces(taken, answer, began, request))
 
     async def handle_async(
@@ -221,12 +227,12 @@ class Replayer(Middleware):
         taken, answer = served
         if answer.status == 0:
             await self._asleep(began, answer)
-            raise self._broken(answer, request, retried=taken.retried)
+            raise self._broken(answer, request, self._pause(taken, answer) if taken.retry else None)
         if answer.status >= _FAILED or not request.stream:
             await self._asleep(began, answer)
             if answer.broken is not None:
                 raise self._broken(answer, request)
-            return await sdk.made_async_response(request, answer.status, self._headers(answer), answer.body)
+            return await sdk.made_async_response(request, answer.status, self._headers(taken, answer), answer.body)
         pieces = self._async_pieces(taken, answer, began, request)
         return await sdk.made_async_response(request, answer.status, answer.headers, pieces)
 
@@ -266,7 +272,7 @@ class Replayer(Middleware):
             if not self._goes_live:
                 self._stop = error
                 raise
-            _log.warning("going on live: %s", error)
+            _log.warning("going on live: %s", error.what)
             return found.exchange
         self._outcomes.called(found.exchange.content())
         return found, answer
@@ -281,7 +287,7 @@ class Replayer(Middleware):
         error = self._diverged(divergence)
         if not self._goes_live:
             raise error
-        _log.warning("going on live: %s", error)
+        _log.warning("going on live: %s", error.divergence)
 
     def _diverged(self, divergence: Divergence) -> ReplayDivergedError:
         found = msgspec.structs.replace(divergence, frame=_reporting.caller())
@@ -306,17 +312,25 @@ class Replayer(Middleware):
 
     # --- as it came ---------------------------------------------------------------------------------------------------
 
-    def _headers(self, answer: Answer) -> dict[str, str]:
-        """At full speed the SDK is told not to wait for its next attempt, at other speeds to wait as much less."""
-        if answer.status < _FAILED:
-            return answer.headers
-        if self._speed is None:
-            return sdk.retry_at_once(answer.headers)
-        return sdk.retry_sooner(answer.headers, self._speed)
+    def _headers(self, taken: Taken, answer: Answer) -> dict[str, str]:
+        pause = self._pause(taken, answer) if answer.status >= _FAILED else None
+        return answer.headers if pause is None else sdk.retried_after(answer.headers, pause)
 
-    def _broken(self, answer: Answer, request: APIRequest, *, retried: bool = False) -> Exception:
+    def _pause(self, taken: Taken, answer: Answer) -> float | None:
+        """The seconds that the SDK is to wait before its next attempt; None: as it sees fit."""
+        if self._speed is None:
+            return 0.0
+        waited = sdk.seconds_to_wait(answer.headers)
+        if (
+            waited is None and taken.retry is not None
+        ):  # it was the SDK that chose; a clock that was set may say anything
+            between = (taken.retry.sent_at - taken.exchange.ended_at) / 1000
+            waited = min(max(between, 0.0), _LONGEST_WAIT_SECONDS)
+        return None if waited is None else waited / self._speed
+
+    def _broken(self, answer: Answer, request: APIRequest, pause: float | None = None) -> Exception:
         assert answer.broken is not None, "who asks has looked"
-        return sdk.made_error(answer.broken, request, retried=retried and self._speed is None)
+        return sdk.made_error(answer.broken, request, pause=pause)
 
     def _pieces(self, taken: Taken, answer: Answer, began: float, request: APIRequest) -> Iterator[bytes]:
         for chunk in answer.chunks:

@@ -12,7 +12,7 @@ import msgspec
 
 from session import jsontext
 from session.compare import ABSENT, first_difference
-from session.recording.digests import message_digest
+from session.recording.digests import chain, message_digest, prompt_digest, request_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +32,11 @@ class LogicalRequest(msgspec.Struct, frozen=True):
     tools: Any = None
     parameters: dict[str, Any] = {}
     messages: list[Any] = []
+
+    def digest(self) -> bytes:
+        """What a recorder computes for it."""
+        prompt, messages = prompt_digest(self.tools, self.system), chain(self.messages)
+        return request_digest(self.model, self.parameters, prompt, messages[-1])
 
     @classmethod
     def recorded(cls, state: SessionState, count: int) -> LogicalRequest:

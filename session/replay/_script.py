@@ -3,21 +3,24 @@
 1. An attempt is served if it is the next one of its lane and the digests of the requests are equal. Nothing else is
    ever served: there is no "nearly".
 2. Lanes are independent: calls that ran at the same time, or in other conversations, may come in any order. Of several
-   lanes that go on with the same request, the one of this very call (a retry), then the oldest.
+   lanes that go on with the same request, the one of this very call (a retry), then the one that was recorded first.
 3. A program that makes all its calls from one thread or task has an order of its own: what it does after a call that
    was recorded after it is told of (`Taken.overtaken_by`).
+4. A call costs the same in a recording of any number of lanes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from session.replay._lanes import Exchange  # noqa: TC001 - msgspec looks it up
+from session.replay._lanes import Exchange, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from session.replay._lanes import Lane
 
@@ -25,12 +28,12 @@ _KEYS_KEPT: Final = 4096
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The attempt to serve; *retried*: the recording has another attempt of this call behind it. *overtaken_by* was
-    recorded after it and made before it, by a program that makes one call after the other.
+    """The attempt to serve; *retry* is the next attempt of this call, if there was one. *overtaken_by* was recorded
+    after it and made before it, by a program that makes one call after the other.
     """
 
     exchange: Exchange
-    retried: bool = False
+    retry: Exchange | None = None
     overtaken_by: Exchange | None = None
 
 
@@ -50,11 +53,11 @@ class Script:
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = {lane.session_id: lane for lane in lanes}
         self._places = dict.fromkeys(self.lanes, 0)
-        self._waiting: dict[bytes, dict[str, None]] = {}  # lanes whose next attempt has this digest, in order
+        self._waiting: dict[bytes, _Waiting] = {}  # the next attempts of the lanes, by digest
         self._by_digest: dict[bytes, list[Exchange]] = {}
         self._keys: dict[str, str] = {}
         self._strands: set[object] = set()
-        self._overtaken: dict[str, Exchange] = {}
+        self._made = _Made()
         for lane in lanes:
             self._await(lane.session_id)
             for exchange in lane.exchanges:
@@ -72,38 +75,35 @@ class Script:
 
     def not_made(self) -> list[Exchange]:
         """The attempts that must be made and were not, those that were recorded first at the front."""
-        rest = [
-            exchange
-            for name, lane in self.lanes.items()
-            if lane.required
-            for exchange in lane.exchanges[self._places[name] :]
-        ]
-        return sorted(rest, key=lambda exchange: exchange.sent_at)
+        required = [lane for lane in self.lanes.values() if lane.required]
+        return [each for each in in_order(required) if each.number >= self._places[each.session_id]]
 
     def take(self, digest: bytes, *, key: str, attempt: int, strand: object) -> Taken | Missed:
         """The next attempt with this *digest*. All attempts of a call have one *key*; *strand* is what makes it."""
         self._strands.add(strand)
-        found = self._choose(list(self._waiting.get(digest, ())), key, attempt)
+        found = self._choose(digest, key, attempt)
         if found is None:
             return self._missed(digest)
-        overtaken_by = self._overtaken.pop(found.session_id, None) if len(self._strands) == 1 else None
+        overtaken_by = self._overtaken_by(found) if len(self._strands) == 1 else None
         self._advance(found, key)
-        if len(self._strands) == 1:
-            self._overtake(found)
+        if len(self._strands) == 1 and found.request.attempt == 1:  # that the SDK tries again is no act of the program
+            self._made.add(found)
         following = self.next_of(found.session_id)
         retried = following is not None and following.request.request_id == found.request.request_id
-        return Taken(found, retried, overtaken_by)
+        return Taken(found, following if retried else None, overtaken_by)
 
-    def _choose(self, names: Iterable[str], key: str, attempt: int) -> Exchange | None:
-        found = [exchange for name in names if (exchange := self.next_of(name)) is not None]
-        if not found:
-            return None
-        known = self._keys.get(key, "") if key else ""
-        return min(found, key=lambda each: (each.session_id != known, each.request.attempt != attempt))
+    def _choose(self, digest: bytes, key: str, attempt: int) -> Exchange | None:
+        known = self.next_of(self._keys[key]) if key in self._keys else None
+        if known is not None and known.digest == digest:
+            return known
+        waiting = self._waiting.get(digest)
+        return waiting.first(attempt, self._is_waiting) if waiting else None
+
+    def _is_waiting(self, exchange: Exchange) -> bool:
+        return self._places[exchange.session_id] == exchange.number
 
     def _advance(self, served: Exchange, key: str) -> None:
         name = served.session_id
-        del self._waiting[served.digest][name]
         self._places[name] += 1
         self._await(name)
         if key:
@@ -113,21 +113,14 @@ class Script:
 
     def _await(self, name: str) -> None:
         if (following := self.next_of(name)) is not None:
-            self._waiting.setdefault(following.digest, {})[name] = None
+            self._waiting.setdefault(following.digest, _Waiting()).add(following)
 
-    def _overtake(self, served: Exchange) -> None:
-        """Other lanes whose next call was over, when it was recorded, before that of *served* began."""
-        if served.request.attempt > 1:  # that the SDK tries again is no act of the program
-            return
-        earlier = True  # it stands before the lane of what was served: of two in one millisecond it was first
-        for name, lane in self.lanes.items():
-            earlier = earlier and name != served.session_id
-            waiting = self.next_of(name)
-            if waiting is None or name == served.session_id or not lane.required:
-                continue
-            last = self._last_attempt(waiting)
-            if last.ended and last.ended_at < served.sent_at + earlier:
-                self._overtaken.setdefault(name, served)
+    def _overtaken_by(self, exchange: Exchange) -> Exchange | None:
+        """A call that was made before this one, which was over, when it was recorded, before that one began."""
+        last = self._last_attempt(exchange)
+        if not self.lanes[exchange.session_id].required or not last.ended:
+            return None
+        return self._made.later_than(last)
 
     def _last_attempt(self, first: Exchange) -> Exchange:
         """That of the call whose next attempt is *first*."""
@@ -142,3 +135,56 @@ class Script:
             if exchange.number >= self._places[exchange.session_id]:
                 return Missed("skipped", self.next_of(exchange.session_id), exchange)
         return Missed("again", self.next_of(same[-1].session_id), same[-1]) if same else Missed("unknown")
+
+
+class _Waiting:
+    """Attempts with one digest, each the next one of its lane when it was added. By number of the attempt: a program
+    that asks for the first time means no retry, if it has the choice.
+    """
+
+    def __init__(self) -> None:
+        self._by_attempt: dict[int, list[tuple[bytes, int, Exchange]]] = {}  # heaps, those recorded first at the front
+        self._count = 0
+
+    def add(self, exchange: Exchange) -> None:
+        """One more."""
+        self._count += 1  # in the order of the lanes, where places do not tell
+        heappush(
+            self._by_attempt.setdefault(exchange.request.attempt, []), (exchange.sent_place, self._count, exchange)
+        )
+
+    def first(self, attempt: int, still: Callable[[Exchange], bool]) -> Exchange | None:
+        """The one that was recorded first of those that are *still* waiting: among the equally numbered, if any."""
+        found = []
+        for number, heap in self._by_attempt.items():
+            while heap and not still(heap[0][-1]):
+                heappop(heap)
+            if heap:
+                found.append((number != attempt, *heap[0]))
+        return min(found)[-1] if found else None
+
+
+class _Made:
+    """The calls of a program in the order in which it makes them: which was the first to be as late as another one?
+
+    Late by its place in the log and by the clock: where a clock was set, or sessions were imported one after the other,
+    the two disagree, and then nothing is said.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[Exchange] = []
+        self._latest_place = [b""]  # of all calls up to each, behind one before the first
+        self._latest_time = [0]
+
+    def add(self, exchange: Exchange) -> None:
+        """It was made."""
+        self._calls.append(exchange)
+        self._latest_place.append(max(exchange.sent_place, self._latest_place[-1]))
+        self._latest_time.append(max(exchange.sent_at, self._latest_time[-1]))
+
+    def later_than(self, ended: Exchange) -> Exchange | None:
+        """The first call made so far by which there was one that began when that attempt had *ended*."""
+        behind = bisect_right(self._latest_place, ended.ended_place)
+        after = bisect_left(self._latest_time, ended.ended_at)
+        first = max(behind, after) - 1
+        return self._calls[first] if first < len(self._calls) else None

@@ -77,7 +77,7 @@ def _serving(
     call: Callable[..., Any],
     decode: Callable[[str], Any] | None,
 ) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(function):
+    if _is_asynchronous(function):
 
         @functools.wraps(function)
         async def serve_async(*args: Any, **named: Any) -> Any:  # noqa: ANN401 - as the tool's own
@@ -92,6 +92,13 @@ def _serving(
         return function(*args, **named) if block is None else _outcome(block, decode)
 
     return serve
+
+
+def _is_asynchronous(tool: Callable[..., Any]) -> bool:
+    """Whether it is defined so, it or its `__call__`. That it returns an awaitable could be known only once it ran."""
+    while isinstance(tool, functools.partial):
+        tool = tool.func
+    return inspect.iscoroutinefunction(tool) or inspect.iscoroutinefunction(type(tool).__call__)
 
 
 def _inputs(signature: inspect.Signature, *args: Any, **named: Any) -> list[bytes]:  # noqa: ANN401 - any arguments

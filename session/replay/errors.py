@@ -76,7 +76,7 @@ class Divergence(msgspec.Struct, frozen=True):
         lines += [f"  {'note':<9} {_plain(note)}" for note in self.notes]
         if self.fork_at:
             lines.append(f"  {'the same':<9} up to {self.session_id}@{self.fork_at}: fork there to go on")
-        return "\n".join([*lines, "  nothing was sent"])
+        return "\n".join(lines)
 
 
 class ReplayError(SessionError):
@@ -91,7 +91,7 @@ class ReplayDivergedError(ReplayError):
         self.divergence = divergence
 
     def __str__(self) -> str:
-        return str(self.divergence)
+        return f"{self.divergence}\n  nothing was sent"
 
     @property
     def session_id(self) -> str:
@@ -139,7 +139,12 @@ class ResponseNotRecordedError(ReplayError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.session_id}@{self.version} has no response to replay: {_plain(self.reason)}; nothing was sent"
+        return f"{self.what}; nothing was sent"
+
+    @property
+    def what(self) -> str:
+        """The place, and the reason, in one line: also where a replay goes on with the real API."""
+        return f"{self.session_id}@{self.version} has no response to replay: {_plain(self.reason)}"
 
 
 class NothingToReplayError(ReplayError):

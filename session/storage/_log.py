@@ -386,6 +386,7 @@ def _decode(event: Event) -> StoredEvent:
         event=decode_event(event.type, event.data),
         meta=decode_meta(event.meta) if event.meta else NO_META,
         digest=event.digest,
+        position=event.position,
     )
 
 

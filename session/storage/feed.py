@@ -142,7 +142,7 @@ def _event(record: Event) -> Happening:
     except EventDataError as error:
         return RecordUnreadable(record.stream, record.version, str(error))
     at = record.time_ns // _NANOSECONDS
-    return EventHappened(record.stream, StoredEvent(record.version, at, event, meta, record.digest))
+    return EventHappened(record.stream, StoredEvent(record.version, at, event, meta, record.digest, record.position))
 
 
 def _damage(after: bytes, error: CorruptEventError) -> FeedPage:

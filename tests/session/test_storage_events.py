@@ -142,10 +142,23 @@ def test_events_are_read_with_who_when_and_digest(tmp_path: Path) -> None:
         appended = await storage.append("sess_a", [ASK], meta=meta)
         found = [event async for event in storage.events("sess_a")]
         assert [event.type for event in found] == ["session_created", "message_appended"]
-        assert found[1] == StoredEvent(2, appended.recorded_at, ASK, meta, appended.digest)
+        assert found[1] == StoredEvent(2, appended.recorded_at, ASK, meta, appended.digest, found[1].position)
         assert found[0].meta == meta
 
     run(tmp_path, use)
+
+
+def test_positions_tell_the_order_of_events_across_sessions_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    times = itertools.count(10**18, -(10**12))
+    with BlockingEventSessionStorage(tmp_path / "storage", clock=lambda: next(times)) as storage:
+        storage.append("sess_b", [ASK], expected=0)
+        storage.append("sess_a", [ASK, ASK], expected=0)
+        fork = storage.fork("sess_b")
+        storage.append("sess_b", [ASK])
+        happened = {
+            (event.position, event.version) for each in ("sess_a", "sess_b", fork) for event in storage.events(each)
+        }
+    assert [version for _, version in sorted(happened)] == [1, 1, 2, 2, 2]
 
 
 def test_events_take_bounds_in_either_direction(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pexpect  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from session.cli.about import schema_of
+from session.fold import Fold
 from session.recording import Recorder
 from session.state import SessionState
 from session.storage.blocking import BlockingEventSessionStorage
@@ -117,6 +118,46 @@ def test_a_request_is_compared_with_the_call_it_was_meant_to_be(cli: Cli, tmp_pa
         "tool result changed",
         '"things"',
     )
+
+
+def test_the_nearest_call_is_found_in_one_go_through_each_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, talk = ScriptedApi(lambda _body, number: f"answer {number}"), list[Any]()
+    with Recorder(tmp_path / "store", session="agent") as recorder, api.client(middleware=[recorder]) as client:
+        for number in range(30):
+            talk.append({"role": "user", "content": f"Ask {number}"})
+            talk.append({"role": "assistant", "content": client.messages.create(messages=talk, **ASK).content})
+        client.messages.create(messages=[*talk[:20], {"role": "user", "content": "In a fork"}], **ASK)
+    cli, file, added = Cli(tmp_path / "store"), tmp_path / "body.json", 0
+    add = Fold.add
+
+    def counting(fold: Fold, *event: Any) -> None:
+        nonlocal added
+        added += 1
+        add(fold, *event)
+
+    monkeypatch.setattr(Fold, "add", counting)
+    cli.ok("replay", "agent")
+    listed, added = added, 0
+    cases = (  # the call in whose place it is asked, what is asked, and how many goes more than a listing takes
+        (14, {"messages": json.loads(api.calls[14].body)["messages"]}, "recorded", 0),
+        (14, {"messages": json.loads(api.calls[14].body)["messages"], "max_tokens": 7}, "differs", 2),
+        (
+            30,
+            {"messages": [*json.loads(api.calls[30].body)["messages"], {"role": "user", "content": "?"}]},
+            "differs",
+            2,
+        ),
+    )
+    for place, changed, said, goes in cases:
+        file.write_text(json.dumps({**ASK, **changed}))
+        added = 0
+        out = cli("replay", "agent", "--request", str(file)).out
+        rows = cli.ok("replay", "agent").rows
+        assert out.startswith(f"{rows[place][0]}: ")
+        assert said in out
+        assert added <= (2 + goes) * listed
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"messages": 1}', "\udcff", '{"messages": []'])

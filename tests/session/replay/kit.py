@@ -12,7 +12,7 @@ import pytest
 from session.recording import Recorder
 from session.replay import ReplayDivergedError, Replayer
 from session.testing import ScriptedApi
-from tests.session.recording.kit import in_memory
+from tests.session.recording.kit import ASK, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from session.storage import EventSessionStorage
 
 MODEL = "claude-sonnet-5-5"
+
+
+def numbered(_body: Any, number: int) -> str:
+    """A script without an end, of which no two answers are alike."""
+    return f"answer {number}"
+
+
+def ask(client: anthropic.Anthropic, messages: list[Any], **options: Any) -> str:
+    """The whole answer."""
+    return str(client.messages.create(messages=messages, **ASK, **options).to_json())
 
 
 def record(program: Callable[..., Any], script: Any, *, redact: Any = None, **options: Any) -> tuple[Any, str, Any]:

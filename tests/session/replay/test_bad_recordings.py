@@ -94,13 +94,15 @@ def test_a_request_without_a_readable_response_is_an_error_when_it_is_made(
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
-def test_a_recording_without_its_last_response_can_be_gone_on_with_live() -> None:
+def test_a_recording_without_its_last_response_can_be_gone_on_with_live(caplog: pytest.LogCaptureFixture) -> None:
     storage, root = altered(plain, ["Well."], without_end)
     api = ScriptedApi(["Better."])
     with Replayer(storage, root, on_divergence="live") as replayer, api.client(middleware=[replayer]) as client:
         assert "Better." in plain(client)
         assert replayer.live is not None
         assert len(replayer.live.sessions) == 1
+    assert f"going on live: {root}@" in caplog.text
+    assert "nothing was sent" not in caplog.text
 
 
 def test_events_of_a_later_version_are_passed_over() -> None:

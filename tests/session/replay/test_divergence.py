@@ -278,7 +278,7 @@ def test_a_report_shows_where_long_texts_part_and_controls_no_terminal() -> None
 # --- going on live ----------------------------------------------------------------------------------------------------
 
 
-def test_a_divergence_goes_on_live_in_a_fork_of_the_recording(recording: Any) -> None:
+def test_a_divergence_goes_on_live_in_a_fork_of_the_recording(recording: Any, caplog: pytest.LogCaptureFixture) -> None:
     storage, root, recorded = recording
     before = {each: state_of(storage, each).version for each in (root, f"{root}.2")}
     api = ScriptedApi(["Good bye, live.", "Else."])
@@ -293,6 +293,8 @@ def test_a_divergence_goes_on_live_in_a_fork_of_the_recording(recording: Any) ->
         (fork,) = replayer.live.sessions
     assert seen[:3] == recorded[:3]
     assert "Good bye, live." in seen[3]
+    assert f"going on live: replay diverged at {root}@" in caplog.text
+    assert "nothing was sent" not in caplog.text + str(replayer.divergence)
     assert len(api.calls) == 1
     assert {each: state_of(storage, each).version for each in before} == before, "the recording was not touched"
     state = state_of(storage, fork)

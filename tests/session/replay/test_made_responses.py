@@ -114,7 +114,7 @@ def test_an_error_that_is_retried_at_once_is_still_one_of_the_connection() -> No
     seen: list[Exception] = []
 
     def fail(request: APIRequest, _next: Any) -> Any:
-        seen.append(sdk.made_error(Broken("APITimeoutError", "ReadTimeout"), request, retried=True))
+        seen.append(sdk.made_error(Broken("APITimeoutError", "ReadTimeout"), request, pause=0.0))
         raise seen[-1]
 
     client = anthropic.Anthropic(api_key="none", max_retries=3, middleware=[fail])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ import httpx2
 import pytest
 from anthropic._base_client import BaseClient
 
+from eventstore import MemoryEventLog
 from session.events import RequestSent, ResponseInterrupted
 from session.recording import Recorder
 from session.replay import Replayer
+from session.storage import EventSessionStorage
 from session.storage._now import run_now
 from session.testing import Cut, Exact, Failure, Reply, ScriptedApi, StreamError, calls, says, thinks
 from tests.session.recording.kit import ASK, in_memory, stored_of, user
-from tests.session.replay.kit import record, replay
+from tests.session.replay.kit import record, replay, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +39,14 @@ FAILURES: dict[str, Any] = {
     "an error event at the end": [Reply(content=BLOCKS, error=StreamError())],
     "cut in good order": [Reply(content=BLOCKS, cut=Cut(after_events=7))],
     "cut in good order in the middle of an event": [Reply(content=BLOCKS, cut=Cut(after_bytes=400))],
+    "502 with a page of a proxy": [Exact(body=b"<html>Bad Gateway</html>", status=502, content_type="text/html")] * 3,
+    "401 with a word": [Exact(body=b"Unauthorized", status=401, content_type="text/plain")],
+    "404 with text like a live session's": [Exact(body=b"NotFound: no such thing", status=404)],
+    "429 with another JSON, then well": [Exact(body=b'{"type":"rate_limited","message":"slow"}', status=429), "Well."],
+    "400 with next to an exception's name": [Exact(body=b'{"type":"bad_request"}', status=400)],
+    "503 without a body": [Exact(body=b"", status=503)] * 3,
+    "an error event in another form": [Exact(body=b'event: error\ndata: {"type":"Overloaded"}\n\n')],
+    "an error event of a word": [Exact(body=b"event: error\ndata: Overloaded\n\n")],
     "a page of a proxy": [Exact(body=b"<html>", content_type="text/html")],
     "closed": [Reply(content=BLOCKS, cut=Cut(after_events=7, how="close"))],
     "reset": [Reply(content=BLOCKS, cut=Cut(after_events=9, how="reset"))],
@@ -87,10 +98,42 @@ def test_a_failure_happens_again(name: str, program: Any) -> None:
         storage, root, recorded = record(program, FAILURES[name])
     began = time.monotonic()
     replayed = replay(program, storage, root)
-    if "RetriedAtOnce" in str(replayed):
+    if "Retried" in str(replayed):
         pytest.fail("the SDK gave up where it had gone on")
     assert replayed == recorded
     assert time.monotonic() - began < 0.4, "the SDK's own wait is half a second and more"
+
+
+WAITS: dict[str, tuple[Any, float]] = {
+    "a header says how long": (Failure(status=429, retry_after_seconds=3), 3.0),
+    "a header says it in milliseconds": (Exact(body=b"{}", status=429, headers={"retry-after-ms": "2500"}), 2.5),
+    "the SDK chose": (Exact(body=b"{}", status=529), 1.0),
+    "the SDK chose, without an answer": (Cut(how="reset"), 1.0),
+}
+
+
+@pytest.mark.parametrize("speed", [1, 10, "max"])
+@pytest.mark.parametrize("name", WAITS)
+def test_the_wait_between_two_attempts_is_as_much_shorter_as_the_rest(
+    name: str, speed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure, waited = WAITS[name]
+    calculate = BaseClient._calculate_retry_timeout
+    waits: list[float] = []
+
+    def spy(client: Any, *arguments: Any) -> float:
+        waits.append(calculate(client, *arguments))
+        return 0
+
+    monkeypatch.setattr(BaseClient, "_calculate_retry_timeout", spy)
+    seconds = itertools.count(1_000)
+    storage = EventSessionStorage(MemoryEventLog(clock=lambda: next(seconds) * 10**9))
+    api = ScriptedApi([failure, "Well."])
+    recorder = Recorder(storage, session="r")
+    recorded = run(plain, api.client, recorder)
+    waits.clear()
+    assert replay(plain, storage, "r", speed=speed) == recorded
+    assert waits == [pytest.approx(0 if speed == "max" else waited / speed, abs=0.001)]
 
 
 @pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])

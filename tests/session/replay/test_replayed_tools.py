@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,40 @@ def test_asynchronous_tools_stay_asynchronous() -> None:
             anthropic.AsyncAnthropic(api_key="none", middleware=[replay]) as client,
         ):
             assert await runner(client, replay.tool(add_async)) == recorded
+
+    asyncio.run(main())
+
+
+class Weather:
+    """A tool that is an object."""
+
+    async def __call__(self, city: str) -> str:
+        return f"warm in {city}"
+
+
+async def weather_of(prefix: str, city: str) -> str:
+    return f"{prefix} in {city}"
+
+
+@pytest.mark.parametrize("tool", [Weather(), functools.partial(Weather()), functools.partial(weather_of, "warm")])
+def test_what_is_asynchronous_in_another_way_stays_so_too(tool: Any) -> None:
+    async def program(client: anthropic.AsyncAnthropic, tool: Any = tool) -> list[str]:
+        ask: Any = {**ASK, "tools": [WEATHER]}
+        answer = await client.messages.create(messages=[user("How warm is it?")], **ask)
+        (block,) = answer.content
+        result: Any = {"type": "tool_result", "tool_use_id": block.id, "content": await tool(**block.input)}
+        history: list[Any] = [user("How warm is it?"), {"role": "assistant", "content": answer.content}]
+        last = await client.messages.create(messages=[*history, {"role": "user", "content": [result]}], **ask)
+        return [str(answer.to_json()), str(last.to_json())]
+
+    storage, root, recorded = record(program, [Reply(content=[calls("weather", {"city": "Rome"})]), "Warm."])
+
+    async def main() -> None:
+        async with (
+            Replayer(storage, root) as replay,
+            anthropic.AsyncAnthropic(api_key="none", middleware=[replay]) as client,
+        ):
+            assert await program(client, replay.tool(tool, name="weather")) == recorded
 
     asyncio.run(main())
 
