@@ -153,8 +153,8 @@ def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
             port = silent.getsockname()[1]
-            async with RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.3) as storage:
-                await check_given_up(storage, 0.3)
+            async with RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.6) as storage:
+                await check_given_up(storage, 0.6)
 
     asyncio.run(main())
 
@@ -176,8 +176,8 @@ def test_a_server_that_falls_silent_is_given_up_after_the_timeout() -> None:
     async def main() -> None:
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.3) as storage:
-            await check_given_up(storage, 0.3)
+        async with server, RedisSessionStorage(f"redis://127.0.0.1:{port}", timeout_seconds=0.6) as storage:
+            await check_given_up(storage, 0.6)
 
     asyncio.run(main())
     assert len(asked) == 4
