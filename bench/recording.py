@@ -86,6 +86,7 @@ def _call_cost(size: Size, directory: Path, address: str, kind: str) -> _CallCos
         bare, recorded, appended = [
             stack.enter_context(_client(address, middleware=middleware)) for middleware in ((), [recorder], [appends])
         ]
+        _ASKED[kind](recorded, -1)  # so that there is always one whose appends can be made again
         turns = _InTurns((bare, recorded, appended), appends, calls_made, _ASKED[kind])
         series = list(interleave(size, _contestants(turns, kind)).values())
         return _CallCost(kind, series, _added(series, kind), appends.hashes())
@@ -152,8 +153,9 @@ _ASKED: Final = {"streamed": _ask_for_a_stream, "whole": _ask_for_all_at_once}
 
 
 class _InTurns:
-    """Makes a bare call, a recorded one, a bare one with the appends of the recorded one in it, and so on: the moods of
-    the machine, and threads that have gone to sleep meanwhile, hit all alike.
+    """Makes a bare call, a recorded one, a bare one with the appends of a recorded one in it, and so on, each as often
+    first, second and third: the moods of the machine, threads that have gone to sleep meanwhile, and what the call
+    before has left in the processor's caches, hit all alike.
     """
 
     def __init__(
@@ -169,10 +171,12 @@ class _InTurns:
         """All calls of a round."""
         self._times = [[] for _ in self._clients]
         for call in range(number * 1000, number * 1000 + self._count):
-            for client, times in zip(self._clients, self._times, strict=True):
+            for place in range(len(self._clients)):
+                which = (call + place) % len(self._clients)
+                client = self._clients[which]
                 if client is self._clients[-1]:
                     self._appends.look()
-                times.append(_seconds_and_cpu(lambda: self._ask(client, call)))  # noqa: B023 - now
+                self._times[which].append(_seconds_and_cpu(lambda: self._ask(client, call)))  # noqa: B023 - now
 
     def median(self, client: int, clock: int) -> float:
         """Of the calls of a client in this round: seconds (0), or seconds of CPU time (1)."""
@@ -194,8 +198,8 @@ class _Appends(Middleware):
         self._left: list[list[AnyEvent]] = []
 
     def look(self) -> None:
-        """The next call writes what the newest recorded one has written."""
-        (self._session_id,) = self._recorder.sessions[self._done :]
+        """The next call writes what the next recorded one has written."""
+        self._session_id = self._recorder.sessions[self._done]
         self._done += 1
         self._version, self._left = 0, list(self._commits(self._session_id))
 
