@@ -256,7 +256,7 @@ def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | None
         dollars = _token_dollars(table, share, terms)
         if total is None or dollars is None:
             return None
-        total += dollars
+        total = total + dollars if total else dollars
     return total
 
 
@@ -267,8 +267,12 @@ def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction |
     rates, factor, tokens = _rates(entry, share, terms.speed), _factor(entry, terms), _tokens(share)
     if rates is None or factor is None or tokens is None:
         return None
-    per_million = sum((count * _exact(getattr(rates, name)) for name, count in tokens.items() if count), Fraction())
-    return factor * per_million / _TOKENS_PER_PRICE
+    numerator, denominator = 0, 1  # of dollars: a sum of fractions would be reduced at each step
+    for name, count in tokens.items():
+        if count:
+            dollars, per = _ratio(getattr(rates, name))
+            numerator, denominator = numerator * per + count * dollars * denominator, denominator * per
+    return Fraction(numerator * factor.numerator, denominator * factor.denominator * _TOKENS_PER_PRICE)
 
 
 def _newest(entries: Iterable[_Dated], day: dt.date) -> _Dated | None:
@@ -301,12 +305,17 @@ def _factor(entry: Price, terms: _Terms) -> Fraction | None:
     by_place = Decimal(1) if terms.place in _PLACES_AT_STANDARD_PRICE else None
     if terms.place == "us":
         by_place = entry.us_inference
-    return None if by_tier is None or by_place is None else _exact(by_tier) * _exact(by_place)
+    return None if by_tier is None or by_place is None else _product(by_tier, by_place)
 
 
 @cache
-def _exact(rate: Decimal) -> Fraction:
-    return Fraction(rate)
+def _product(one: Decimal, other: Decimal) -> Fraction:
+    return Fraction(one) * Fraction(other)
+
+
+@cache
+def _ratio(rate: Decimal) -> tuple[int, int]:
+    return rate.as_integer_ratio()
 
 
 def _tokens(share: Share) -> dict[str, int] | None:
@@ -363,8 +372,9 @@ def _day(at: Time) -> dt.date:
 
 
 def _picodollars(dollars: Fraction) -> int:
-    exact = dollars * PICODOLLARS_PER_DOLLAR
-    return (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+    """Rounded to the nearest, halves up."""
+    numerator, denominator = dollars.as_integer_ratio()
+    return (2 * numerator * PICODOLLARS_PER_DOLLAR + denominator) // (2 * denominator)
 
 
 @functools.cache

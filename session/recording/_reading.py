@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
+    from session.recording._tee import Piece
 
 _ERROR: Final = b"error"
 _DELTA_DATA: Final = (
@@ -33,10 +34,11 @@ _DELTA_DATA: Final = (
     rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
     rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"\} *\}'
 )
-_DELTA_NAME: Final = b"event: content_block_delta\n"
-_DELTA: Final = re.compile(_DELTA_NAME + rb"data: " + _DELTA_DATA + rb"\n\n")
+_DELTA: Final = re.compile(rb"event: content_block_delta\ndata: " + _DELTA_DATA + rb"\n\n")
 """An event with a delta as the API writes them; any other form is read by `Assembly` itself."""
-_EVENT_END: Final = b"\n\n"
+
+is_delta: Final = re.compile(rb"event: content_block_delta\ndata: [^\r\n]*+\n\n").fullmatch
+"""Whether a chunk is one event with a delta, as nearly all are."""
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -111,35 +113,33 @@ class StreamReading:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self._clock = terms.clock
-        self._times: list[float] = []
-        self._chunks: list[bytes] = []
+        self.pieces: list[Piece] = []
+        self._looked_at = 0  # of them
         self._splitter = Splitter()
         self._assembly = Assembly()
-        self._deltas: list[bytes] = []  # chunks that are not yet looked at: nothing is due before one of another kind
         self._error = b""
         self._blocks: list[FinishedBlock] = []
         self._redacted = False
         self.answered: Answered | None = None
         self.is_over = False
 
-    def take(self, chunk: bytes) -> list[SessionEvent]:
-        """*chunk* is about to be handed over: the events that must be durable first."""
+    @property
+    def is_patient(self) -> bool:
+        """Whether a chunk that `is_delta` is about may wait to be looked at: it finishes no block and no response."""
+        return self._splitter.is_between and not self.is_over
+
+    def take(self) -> list[SessionEvent]:
+        """The newest of the `pieces` is about to be handed over: the events that must be durable first."""
         if self.is_over:
             return []
-        self._times.append(self._clock())
-        self._chunks.append(chunk)
-        # One event with a delta, as nearly all chunks are, finishes no block and no response.
-        is_delta = chunk.startswith(_DELTA_NAME) and chunk.find(_EVENT_END) == len(chunk) - len(_EVENT_END)
-        if is_delta and (self._deltas or self._splitter.is_between):
-            self._deltas.append(chunk)
-            return []
-        return self._caught_up() + self._read(chunk)
+        events = self._read_deltas(len(self.pieces) - 1)
+        self._looked_at += 1
+        return [*events, *self._read(self.pieces[-1][1])]
 
-    def _caught_up(self) -> list[SessionEvent]:
-        """The events that are due now that the deltas are looked at: none, as a rule."""
-        body, place = b"".join(self._deltas), 0
-        self._deltas.clear()
+    def _read_deltas(self, end: int) -> list[SessionEvent]:
+        """Look at what had to wait until now, before the piece *end*. No event is due for that, as a rule."""
+        body, place = b"".join([chunk for _, chunk in self.pieces[self._looked_at : end]]), 0
+        self._looked_at = end
         kind, texts = b"", list[bytes]()
         for delta in _DELTA.finditer(body):
             if delta.start() != place:
@@ -175,7 +175,7 @@ class StreamReading:
         """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""
         if self.is_over:
             return []
-        events = self._caught_up()
+        events = self._read_deltas(len(self.pieces))
         if self._assembly.fault:
             reason, error = "cut", jsontext.encode({"fault": self._assembly.fault})
         return events if self.is_over else [*events, self._interrupted(reason, error)]
@@ -220,8 +220,7 @@ class StreamReading:
         if self._redacted or (self.terms.redact is not None and not self._is_clean(self.terms.redact)):
             return b""
         copied_from = source(blocks)
-        times = map(self.terms.milliseconds, self._times)
-        chunks = list(map(Chunk, times, self._chunks))
+        chunks = [Chunk(self.terms.milliseconds(at), chunk) for at, chunk in self.pieces]
         account = pack(chunks, copied_from)
         if self.terms.redact is not None and not is_derived(account, chunks, copied_from):
             return b""
@@ -229,7 +228,7 @@ class StreamReading:
 
     def _is_clean(self, redact: Callable[[str], str]) -> bool:
         """Whether nothing in any event by itself is redacted. What is spread over several, `is_derived` sees."""
-        body = b"".join(self._chunks)
+        body = b"".join([chunk for _, chunk in self.pieces])
         text = body.decode("utf-8", "backslashreplace")
         return redacted_text(text, redact) == text and all(
             redacted_bytes(sent.data, redact) == sent.data for sent in Splitter().feed(body)

@@ -18,7 +18,7 @@ from session.recording._asked import asked
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
 from session.recording._journal import Journals
-from session.recording._reading import PlainReading, StreamReading, Terms, interrupted
+from session.recording._reading import PlainReading, StreamReading, Terms, interrupted, is_delta
 from session.recording._redaction import redacted_bytes
 from session.recording._resuming import resumed
 from session.recording._tee import show, show_async
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from session.events import SessionEvent
     from session.recording._journal import Journal
+    from session.recording._tee import Piece
     from session.storage import BlockingEventSessionStorage, EventSessionStorage
 
     _Response: TypeAlias = APIResponse[Any] | AsyncAPIResponse[Any]
@@ -246,7 +247,8 @@ class _Recording:
         self._journal = journal
         self._whole = whole
         self._reading: StreamReading | None = None
-        self._open = False
+        self.note: Callable[[Piece], None] = _nothing
+        self.passes: Callable[[bytes], object] = _nothing
 
     async def begin(self) -> bool:
         """See `Recorder.begin`. Cancelled, it may have begun all the same: `failed` knows."""
@@ -287,17 +289,22 @@ class _Recording:
     def streamed(self, response: _Response) -> _Recording:
         """A stream begins, of which this is the witness."""
         self._reading = StreamReading(self._recorder.terms(self._call, response))
+        self.note = self._reading.pieces.append
         return self
 
-    def takes(self, chunk: bytes) -> Coroutine[Any, Any, None] | None:
+    def takes(self) -> Coroutine[Any, Any, None] | None:
         """See `Witness`."""
-        if self._reading is None:
+        reading = self._reading
+        if reading is None:
             return None
         try:
-            events = self._reading.take(chunk)
+            events = reading.take()
         except Exception as error:  # noqa: BLE001 - of `redact`, most likely
-            return self._unreadable(self._reading.terms, error)
-        return self._write(events, self._reading) if events else None
+            return self._unreadable(reading.terms, error)
+        self.passes = is_delta if reading.is_patient else _nothing
+        if reading.is_over:
+            self.note = _nothing
+        return self._write(events, reading) if events else None
 
     async def ended(self) -> None:
         """See `Witness`."""
@@ -336,7 +343,7 @@ class _Recording:
 
     async def _unreadable(self, terms: Terms, error: Exception) -> None:
         """What came cannot be recorded: the log has that the call is over, without content."""
-        self._reading = None
+        self._stop_reading()
         fault = jsontext.encode({"fault": f"not recorded: {type(error).__name__}"})
         await self._write([interrupted(terms, "cancelled", fault)])
         await self._recorder.unreadable(self._call, error)
@@ -346,10 +353,18 @@ class _Recording:
         try:
             kept = await self._whole(writing)
         except RecordingFailedError:
-            self._reading = None
+            self._stop_reading()
             raise
         if not kept:
-            self._reading = None
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        """Nothing more of the body is recorded."""
+        self._reading, self.note, self.passes = None, _nothing, _nothing
+
+
+def _nothing(_of: object) -> None:
+    return None
 
 
 async def _refused(failure: RecordingFailedError, error: Exception) -> None:

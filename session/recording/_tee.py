@@ -11,21 +11,34 @@ calls them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from session.storage._now import run_now
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     import httpx2
 
+Piece: TypeAlias = tuple[float, bytes]
+"""A chunk of a body, and when it came."""
+
 
 class Witness(Protocol):
-    """Is told of a body as it is read. What it raises ends the reading."""
+    """Is told of a body as it is read. What it raises ends the reading.
 
-    def takes(self, chunk: bytes) -> Coroutine[Any, Any, None] | None:
-        """*chunk* is about to be handed over: what must be done first, if anything."""
+    Most of a stream are small chunks that ask for nothing at once. For them no function of ours is called: `note` and
+    `passes` are functions written in C, as a rule.
+    """
+
+    note: Callable[[Piece], None]
+    """Told of each chunk, and when it came (`time.monotonic`), before it is handed over."""
+    passes: Callable[[bytes], object]
+    """Whether a chunk may be handed over without `takes`."""
+
+    def takes(self) -> Coroutine[Any, Any, None] | None:
+        """What was noted last is about to be handed over: what must be done first, if anything."""
 
     async def ended(self) -> None:
         """There is no more."""
@@ -74,8 +87,10 @@ class _Shown:
                 self._pulling = False
             if chunk is None:
                 break
-            if self._witness is not None and (work := self._witness.takes(chunk)):
-                run_now(work)
+            if (witness := self._witness) is not None:
+                witness.note((monotonic(), chunk))
+                if not witness.passes(chunk) and (work := witness.takes()):
+                    run_now(work)
             yield chunk
         if witness := self._gone():
             run_now(witness.ended())
@@ -122,8 +137,10 @@ class _AsyncShown:
                 self._pulling = False
             if chunk is None:
                 break
-            if self._witness is not None and (work := self._witness.takes(chunk)):
-                await work
+            if (witness := self._witness) is not None:
+                witness.note((monotonic(), chunk))
+                if not witness.passes(chunk) and (work := witness.takes()):
+                    await work
             yield chunk
         if witness := self._gone():
             await witness.ended()
