@@ -20,21 +20,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module", params=BENCHES)
-def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    directory = tmp_path_factory.mktemp(request.param)
-    found = BENCHES[request.param](Size(directory, small=True, rounds=2))
-    assert list(directory.iterdir()) == [], "it left files behind"
-    return found
+@pytest.mark.bench
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_bench_does_the_work_it_claims_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    """All that is to be seen of one in one test: two workers would run it twice."""
+    result = BENCHES[name](Size(tmp_path, small=True, rounds=2))
+    assert list(tmp_path.iterdir()) == [], "it left files behind"
+    check_contents(result)
+    check_measurements(result)
+    check_text(result)
 
 
-def test_contestants_that_do_the_same_work_have_the_same_content(result: Result) -> None:
+def check_contents(result: Result) -> None:
+    """Contestants that do the same work have the same content."""
     assert result.hashes
     assert result.agreed, result.hashes
     assert any(len(by_contestant) > 1 for by_contestant in result.hashes.values()), "nobody to compare with"
 
 
-def test_a_bench_measures_something_and_judges_it(result: Result) -> None:
+def check_measurements(result: Result) -> None:
+    """It measures something, and judges it."""
     assert result.question.endswith("?")
     assert any(finding.judged for finding in result.findings)
     for series in result.series:
@@ -42,7 +47,8 @@ def test_a_bench_measures_something_and_judges_it(result: Result) -> None:
         assert all(math.isfinite(value) and value >= 0 for value in series.values), series
 
 
-def test_a_result_prints_every_contestant_with_its_durability_and_every_bar(result: Result) -> None:
+def check_text(result: Result) -> None:
+    """It prints every contestant with its durability, and every bar."""
     text = result_text("some", result)
     for series in result.series:
         assert any(series.contestant in line and f" {series.durability} " in line for line in text.splitlines())
