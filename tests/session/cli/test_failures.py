@@ -241,14 +241,14 @@ def test_a_full_disk_under_the_output_is_one_line(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (1, "refold: cannot go on: no space left on device\n")
 
 
+def started(cli: Cli, *arguments: str) -> subprocess.Popen[str]:
+    """The command, running, with pipes to read what it says."""
+    command = [*REFOLD, "--store", str(cli.store), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
 def test_ctrl_c_ends_tail_quietly_and_other_commands_with_a_line(cli: Cli) -> None:
-    with subprocess.Popen(
-        [*REFOLD, "--store", str(cli.store), "tail", "-f", "sess_main", "-n", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
+    with started(cli, "tail", "-f", "sess_main", "-n", "1") as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         cli.ok("rename", "sess_main", "seen at once")
@@ -339,13 +339,7 @@ def test_forks_that_were_made_before_the_disk_was_full_are_printed_and_counted(c
 
 
 def test_forks_that_were_made_before_ctrl_c_are_printed_and_counted(cli: Cli) -> None:
-    with subprocess.Popen(
-        [*REFOLD, "--store", str(cli.store), "fork", "sess_main", "--count", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
+    with started(cli, "fork", "sess_main", "--count", "100000") as process:
         assert process.stdout is not None
         first = [process.stdout.readline().strip() for _ in range(500)]
         process.send_signal(signal.SIGINT)
