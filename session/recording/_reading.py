@@ -18,26 +18,32 @@ from session.messages import assistant_message, escaped, joined
 from session.pricing import usage_recorded
 from session.recording._redaction import redacted_bytes, redacted_text
 from session.recording._server_sent import Splitter
-from session.recording.chunks import Chunk, is_derived, pack, source
+from session.recording.chunks import is_derived, pack, source
 from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
     from session.recording._tee import Piece
 
 _ERROR: Final = b"error"
-_DELTA_DATA: Final = (
-    rb'(\{"type":"content_block_delta","index":[0-9]{1,9},"delta":'
-    rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":")'
-    rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+)"\} *\}'
+_DELTA_EVENT: Final = rb"event: content_block_delta\ndata: "
+_DELTA_BEGIN: Final = (
+    rb'\{"type":"content_block_delta","index":[0-9]{1,9},"delta":'
+    rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"'
 )
-_DELTA: Final = re.compile(rb"event: content_block_delta\ndata: " + _DELTA_DATA + rb"\n\n")
-"""An event with a delta as the API writes them; any other form is read by `Assembly` itself."""
+_DELTA_END: Final = rb'"\} *\}\n\n'
+_DELTA_REST: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+' + _DELTA_END
+_DELTAS: Final = re.compile(
+    rb"%b(%b)%b(?:%b\1%b)*+" % (_DELTA_EVENT, _DELTA_BEGIN, _DELTA_REST, _DELTA_EVENT, _DELTA_REST)
+)
+"""Events with deltas of one kind for one block, as the API writes them; any other form is read by `Assembly` itself."""
 
-is_delta: Final = re.compile(rb"event: content_block_delta\ndata: [^\r\n]*+\n\n").fullmatch
+_BETWEEN_DELTAS: Final = re.compile(_DELTA_END + _DELTA_EVENT + _DELTA_BEGIN)
+
+is_delta: Final = re.compile(_DELTA_EVENT + rb"[ -\xff]*+\n\n").fullmatch
 """Whether a chunk is one event with a delta, as nearly all are."""
 
 
@@ -68,6 +74,11 @@ class Terms(msgspec.Struct, frozen=True):
     def milliseconds(self, at: float) -> int:
         """From the sending to *at*."""
         return round((at - self.sent_at) * 1000)
+
+    def all_milliseconds(self, times: Sequence[float]) -> list[int]:
+        """As `milliseconds`, of each."""
+        sent_at = self.sent_at
+        return [round((at - sent_at) * 1000) for at in times]
 
     def elapsed(self) -> int:
         """Milliseconds since it was sent."""
@@ -105,7 +116,7 @@ class PlainReading:
         """See `chunks`. None where something was redacted: it holds all that came."""
         if redacted_bytes(body, self._terms.redact) != body:
             return b""
-        return pack([Chunk(self._terms.elapsed(), body)], copied_from)
+        return pack([body], [self._terms.elapsed()], copied_from)
 
 
 class StreamReading:
@@ -113,8 +124,9 @@ class StreamReading:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self.pieces: list[Piece] = []
-        self._looked_at = 0  # of them
+        self._noted: list[Any] = []  # when a chunk came, the chunk, and so on
+        self._looked_at = 0  # of these
+        self.note: Callable[[Piece], None] = self._noted.extend
         self._splitter = Splitter()
         self._assembly = Assembly()
         self._error = b""
@@ -129,33 +141,25 @@ class StreamReading:
         return self._splitter.is_between and not self.is_over
 
     def take(self) -> list[SessionEvent]:
-        """The newest of the `pieces` is about to be handed over: the events that must be durable first."""
+        """The chunk that was noted last is about to be handed over: the events that must be durable first."""
         if self.is_over:
             return []
-        events = self._read_deltas(len(self.pieces) - 1)
-        self._looked_at += 1
-        return [*events, *self._read(self.pieces[-1][1])]
+        end = len(self._noted)
+        events = self._read_deltas(end - 2)
+        self._looked_at = end
+        return [*events, *self._read(self._noted[-1])]
 
     def _read_deltas(self, end: int) -> list[SessionEvent]:
-        """Look at what had to wait until now, before the piece *end*. No event is due for that, as a rule."""
-        body, place = b"".join([chunk for _, chunk in self.pieces[self._looked_at : end]]), 0
+        """Look at what had to wait until now, of what was noted before *end*. No event is due for that, as a rule."""
+        if end == self._looked_at:
+            return []
+        body, place = b"".join(self._noted[self._looked_at + 1 : end : 2]), 0
         self._looked_at = end
-        kind, texts = b"", list[bytes]()
-        for delta in _DELTA.finditer(body):
-            if delta.start() != place:
-                break
-            place = delta.end()
-            if delta[1] != kind:
-                self._feed_together(kind, texts)
-                kind, texts = delta[1], []
-            texts.append(delta[2])
-        self._feed_together(kind, texts)
+        while deltas := _DELTAS.match(body, place):
+            place = deltas.end()
+            if not self._error:  # as one, as most of a stream is these
+                self._assembly.feed(_BETWEEN_DELTAS.sub(b"", deltas[0]).partition(b"data: ")[2])
         return self._read(body[place:]) if place < len(body) else []
-
-    def _feed_together(self, kind: bytes, texts: list[bytes]) -> None:
-        """Deltas of one *kind* for one block that follow each other, as one: most of a stream is these."""
-        if texts and not self._error:
-            self._assembly.feed(b'%b%b"}}' % (kind, b"".join(texts)))
 
     def _read(self, chunk: bytes) -> list[SessionEvent]:
         events: list[SessionEvent] = []
@@ -175,7 +179,7 @@ class StreamReading:
         """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""
         if self.is_over:
             return []
-        events = self._read_deltas(len(self.pieces))
+        events = self._read_deltas(len(self._noted))
         if self._assembly.fault:
             reason, error = "cut", jsontext.encode({"fault": self._assembly.fault})
         return events if self.is_over else [*events, self._interrupted(reason, error)]
@@ -216,19 +220,19 @@ class StreamReading:
         return interrupted(self.terms, reason, told, partial=kept, chunks=self._account([*blocks, *unfinished]))
 
     def _account(self, blocks: list[bytes]) -> bytes:
-        """See `chunks`. None where something was redacted: the pieces hold what must not be stored."""
+        """See `chunks`. None where something was redacted: the chunks hold what must not be stored."""
         if self._redacted or (self.terms.redact is not None and not self._is_clean(self.terms.redact)):
             return b""
         copied_from = source(blocks)
-        chunks = [Chunk(self.terms.milliseconds(at), chunk) for at, chunk in self.pieces]
-        account = pack(chunks, copied_from)
-        if self.terms.redact is not None and not is_derived(account, chunks, copied_from):
+        times, chunks = self._noted[::2], self._noted[1::2]
+        account = pack(chunks, self.terms.all_milliseconds(times), copied_from)
+        if self.terms.redact is not None and not is_derived(account, b"".join(chunks), copied_from):
             return b""
         return account
 
     def _is_clean(self, redact: Callable[[str], str]) -> bool:
         """Whether nothing in any event by itself is redacted. What is spread over several, `is_derived` sees."""
-        body = b"".join([chunk for _, chunk in self.pieces])
+        body = b"".join(self._noted[1::2])
         text = body.decode("utf-8", "backslashreplace")
         return redacted_text(text, redact) == text and all(
             redacted_bytes(sent.data, redact) == sent.data for sent in Splitter().feed(body)

@@ -289,7 +289,7 @@ class _Recording:
     def streamed(self, response: _Response) -> _Recording:
         """A stream begins, of which this is the witness."""
         self._reading = StreamReading(self._recorder.terms(self._call, response))
-        self.note = self._reading.pieces.append
+        self.note = self._reading.note
         return self
 
     def takes(self) -> Coroutine[Any, Any, None] | None:

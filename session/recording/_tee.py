@@ -5,8 +5,9 @@
    that uses it leaves the stream, as far as we see.
 2. Whoever leaves a stream calls `close` or `aclose` of the response.
 
-These two are replaced on the object itself; `tests/session/recording/test_recorder_readers.py` holds that the SDK still
-calls them.
+These two are replaced on the object itself until the body is over, as object and replacement hold each other: a response
+should not have to wait for the garbage collector. `tests/session/recording/test_recorder_readers.py` holds that the SDK
+still calls them.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class _Shown:
         self._close = response.close
         self._witness: Witness | None = witness
         self._pulling = False
-        _replace(response, iter_bytes=self.iter_bytes, close=self.close)
+        self._replaced = _Replaced(response, iter_bytes=self.iter_bytes, close=self.close)
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         source = iter(self._read(chunk_size))
@@ -104,6 +105,7 @@ class _Shown:
 
     def _gone(self) -> Witness | None:
         witness, self._witness = self._witness, None
+        self._replaced.undo()
         return witness
 
     def __del__(self) -> None:
@@ -117,7 +119,7 @@ class _AsyncShown:
         self._close = response.aclose
         self._witness: Witness | None = witness
         self._pulling = False
-        _replace(response, aiter_bytes=self.aiter_bytes, aclose=self.aclose)
+        self._replaced = _Replaced(response, aiter_bytes=self.aiter_bytes, aclose=self.aclose)
 
     async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         source = aiter(self._read(chunk_size))
@@ -154,6 +156,7 @@ class _AsyncShown:
 
     def _gone(self) -> Witness | None:
         witness, self._witness = self._witness, None
+        self._replaced.undo()
         return witness
 
     def __del__(self) -> None:
@@ -161,6 +164,17 @@ class _AsyncShown:
             witness.abandoned()
 
 
-def _replace(response: httpx2.Response, **methods: Any) -> None:  # noqa: ANN401 - methods of the response
-    for name, method in methods.items():
-        setattr(response, name, method)
+class _Replaced:
+    """Methods of a response that stand on the object itself, in front of those of its class."""
+
+    def __init__(self, response: httpx2.Response, **methods: Any) -> None:  # noqa: ANN401 - methods of the response
+        self._instead = vars(response)
+        self._methods = methods
+        self._instead.update(methods)
+
+    def undo(self) -> None:
+        """Take them away, but for those that somebody else has put others in front of."""
+        for name, method in self._methods.items():
+            if self._instead.get(name) == method:
+                self._instead.pop(name, None)  # or another thread has
+        self._methods = {}

@@ -38,7 +38,7 @@ _SMALL_PLAIN: Final = 16_384  # for which a quarter of a megabyte of tables, tak
 _WINDOW: Final = 65_536  # how far apart two pieces of the content may be in the blocks
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 _FIRST: Final = b'"content_block_start"'
-_DELTA: Final = re.compile(rb'"(?:text|thinking|signature|partial_json)"\s*:\s*"((?:[^"\\]++|\\.)++)"')
+_DELTA: Final = re.compile(rb'("(?:text|thinking|signature|partial_json)"\s*:\s*")((?:[^"\\]++|\\.)++)(?=")')
 
 # Part of the format: what the API's bodies look like. It must never change; another one is another format byte.
 _USUAL: Final = (
@@ -104,22 +104,21 @@ def source(blocks: Iterable[bytes]) -> bytes:
     return b"".join(_streamed_input(block) or block for block in blocks)
 
 
-def pack(chunks: Sequence[Chunk], copied_from: bytes) -> bytes:
-    """The account of *chunks*, given the `source` of what is recorded beside it."""
-    body = b"".join([chunk.data for chunk in chunks])
-    marks = _marks(chunks, body)
+def pack(pieces: Sequence[bytes], times_ms: Sequence[int], copied_from: bytes) -> bytes:
+    """The account of *pieces* that arrived at *times_ms*, given the `source` of what is recorded beside it."""
+    body = b"".join(pieces)
+    marks = _marks(pieces, times_ms, body)
     if _COPY in body:
         return _VERBATIM + _compressed(marks + body)
     return _DERIVED + _compressed(marks + _skeleton(body, copied_from))
 
 
-def is_derived(packed: bytes, body: Sequence[Chunk], copied_from: bytes) -> bool:
+def is_derived(packed: bytes, body: bytes, copied_from: bytes) -> bool:
     """Whether nothing of the content stands in *packed* itself: every delta was found in what it copies from."""
     if packed[:1] != _DERIVED:
         return False
-    whole = b"".join(chunk.data for chunk in body)
-    skeleton = _skeleton(whole, copied_from)
-    return all(skeleton.startswith(_COPY, delta.start(1)) for delta in _DELTA.finditer(skeleton))
+    skeleton = _skeleton(body, copied_from)
+    return all(skeleton.startswith(_COPY, delta.start(2)) for delta in _DELTA.finditer(skeleton))
 
 
 def unpack(packed: bytes, copied_from: bytes) -> list[Chunk]:
@@ -152,33 +151,31 @@ def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
         begin = min(end, len(body))
 
 
-def _marks(chunks: Sequence[Chunk], body: bytes) -> bytes:
-    marks = [_varint(len(chunks))]
-    if _are_events(chunks, body):
-        times = [chunk.at_ms for chunk in chunks]
-        waits = list(map(sub, times, [0, *times]))
+def _marks(pieces: Sequence[bytes], times_ms: Sequence[int], body: bytes) -> bytes:
+    waits = list(map(sub, times_ms, [0, *times_ms]))
+    if _are_events(pieces, body):
         if max(waits) <= _SEVEN_BITS:
             found = bytearray(2 * len(waits))  # of which every second byte stays `_TO_EVENT_END`
             found[::2] = bytes(waits)
-            return marks[0] + found
-        return b"".join([*marks, *[_varint(wait) + _TO_EVENT_END for wait in waits]])
-    ends = iter(_ends(body))
-    at_ms = begin = event_end = 0
-    for chunk in chunks:
-        end = begin + len(chunk.data)
-        while event_end <= begin < len(body):  # the event in whose middle, or before which, the chunk begins
+            return _varint(len(pieces)) + found
+        return b"".join([_varint(len(pieces)), *[_varint(wait) + _TO_EVENT_END for wait in waits]])
+    marks, ends = [_varint(len(pieces))], iter(_ends(body))
+    begin = event_end = 0
+    for piece, wait in zip(pieces, waits, strict=True):
+        end = begin + len(piece)
+        while event_end <= begin < len(body):  # the event in whose middle, or before which, the piece begins
             event_end = next(ends, len(body) + 1)
-        marks += (_varint(chunk.at_ms - at_ms), _varint(0 if event_end == end else end - begin + 1))
-        at_ms, begin = chunk.at_ms, end
+        marks += (_varint(wait), _varint(0 if event_end == end else end - begin + 1))
+        begin = end
     return b"".join(marks)
 
 
-def _are_events(chunks: Sequence[Chunk], body: bytes) -> bool:
-    """Whether each of *chunks* is one event, as most bodies come. Quick, and not for every body that is so."""
+def _are_events(pieces: Sequence[bytes], body: bytes) -> bool:
+    """Whether each of *pieces* is one event, as most bodies come. Quick, and not for every body that is so."""
     ends = body.count(b"\n\n")
-    if not chunks or ends != len(chunks) or b"\r" in body or b"\n\n\n" in body:
+    if not pieces or ends != len(pieces) or b"\r" in body or b"\n\n\n" in body:
         return False
-    return all([chunk.data.endswith(b"\n\n") for chunk in chunks])  # noqa: C419 - a list is quicker
+    return all([piece.endswith(b"\n\n") for piece in pieces])  # noqa: C419 - a list is quicker
 
 
 def _ends(body: bytes) -> list[int]:
@@ -188,24 +185,42 @@ def _ends(body: bytes) -> list[int]:
 
 def _skeleton(body: bytes, copied_from: bytes) -> bytes:
     """*body* with copies in place of what stands in *copied_from*, which is gone through once from front to back."""
-    parts: list[bytes] = []
+    if body[:1] == b"{":
+        parts = _around_content(body)
+        _copy(parts, copied_from, 0)
+        return b"".join(parts)
+    found: list[bytes] = []
     done = place = 0
-    for begin, end in _pieces(body):
-        if begin < done:
-            continue
-        piece = body[begin:end]
-        length = end - begin
+    for begin, end in _long_blocks(body):
+        before, block = _DELTA.split(body[done:begin]), [b"", b"", body[begin:end]]
+        place = _copy(before, copied_from, place)
+        behind = _copy(block, copied_from, place)
+        if behind == place:  # it came in parts, of which this is the first
+            block = _DELTA.split(body[begin:end])
+            behind = _copy(block, copied_from, place)
+        found += [*before, *block]
+        place, done = behind, end
+    parts = _DELTA.split(body[done:])
+    _copy(parts, copied_from, place)
+    return b"".join([*found, *parts])
+
+
+def _copy(parts: list[bytes], copied_from: bytes, place: int) -> int:
+    """Put a copy in place of every third one of *parts* that stands in *copied_from*, at *place* or not far behind it.
+    The place behind the last of them.
+    """
+    for index in range(2, len(parts), 3):
+        piece = parts[index]
+        length = len(piece)
         if copied_from.startswith(piece, place):
-            parts += (body[done:begin], _COPY_HERE, _varint(length))
-            place += length
+            parts[index] = _COPY_HERE + _varint(length)
         elif (found := copied_from.find(piece, place, place + length + _WINDOW)) >= 0:
-            parts += (body[done:begin], _COPY, _varint(found - place), _varint(length))
-            place = found + length
+            parts[index] = b"".join([_COPY, _varint(found - place), _varint(length)])
+            place = found
         else:
             continue
-        done = end
-    parts.append(body[done:])
-    return b"".join(parts)
+        place += length
+    return place
 
 
 def _rebuilt(skeleton: bytes, copied_from: bytes) -> bytes:
@@ -221,28 +236,26 @@ def _rebuilt(skeleton: bytes, copied_from: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _pieces(body: bytes) -> Iterator[tuple[int, int]]:
-    """Where content may stand in *body*: in the content of a message, the deltas and first events of a stream."""
-    if body[:1] == b"{":
-        yield from _content_span(body)
-        return
-    found = [delta.span(1) for delta in _DELTA.finditer(body)]
-    begin, deltas = -1, len(found)
-    while (begin := body.find(_FIRST, begin + 1)) >= 0:
-        end = body.find(b"\n", begin)
-        if end - begin > _LONG_EVENT:
-            found += _first_block(body, body.rfind(b"\n", 0, begin) + 1, end)
-    yield from found if len(found) == deltas else sorted(found)
-
-
-def _content_span(body: bytes) -> Iterator[tuple[int, int]]:
+def _around_content(body: bytes) -> list[bytes]:
+    """The message *body*, cut before its content and behind."""
     try:
         content = jsontext.members(body).get("content", b"")
     except UnreadableJsonError:
-        return
-    begin = body.find(content) if content else -1
-    if begin >= 0:
-        yield begin, begin + len(content)
+        return [body]
+    if not content:
+        return [body]
+    before, content, behind = body.partition(content)
+    return [before, b"", content, behind]
+
+
+def _long_blocks(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where blocks stand in the stream *body* that came whole, or nearly so, in their first event."""
+    end = 0
+    while (begin := body.find(_FIRST, end)) >= 0:
+        end = body.find(b"\n", begin)
+        end = end if end >= 0 else len(body)
+        if end - begin > _LONG_EVENT:
+            yield from _first_block(body, body.rfind(b"\n", 0, begin) + 1, end)
 
 
 def _first_block(body: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:

@@ -55,14 +55,27 @@ def test_a_stream_in_any_pieces_comes_back(
     events, copied_from = streamed(content, chars)
     pieces = events if data.draw(st.booleans()) else list(_cut(b"".join(events), sizes))
     times = sorted(data.draw(st.lists(st.integers(0, 10**7), min_size=len(pieces), max_size=len(pieces))))
-    chunks = [Chunk(at_ms, piece) for at_ms, piece in zip(times, pieces, strict=True)]
-    assert unpack(pack(chunks, copied_from), copied_from) == chunks
+    assert unpack(pack(pieces, times, copied_from), copied_from) == list(map(Chunk, times, pieces))
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.binary(max_size=300))
 def test_any_bytes_at_all_come_back(pieces: list[bytes], copied_from: bytes) -> None:
-    chunks = [Chunk(number, piece) for number, piece in enumerate(pieces) if piece]
-    assert unpack(pack(chunks, copied_from), copied_from) == chunks
+    pieces = [piece for piece in pieces if piece]
+    times = range(len(pieces))
+    assert unpack(pack(pieces, times, copied_from), copied_from) == list(map(Chunk, times, pieces))
+
+
+@pytest.mark.parametrize("content", [b"", b'"content":"content_block_start",', b'"content":[],'])
+@pytest.mark.parametrize("filler", [b"x", b"x" * 500])
+def test_an_event_that_looks_like_the_first_of_a_block_comes_back(content: bytes, filler: bytes) -> None:
+    block = b'{"type":"text","text":"%b"}' % filler
+    event = b'data: {"type":"content_block_start",%b"again":"content_block_start","content_block":%b}\n\n' % (
+        content,
+        block,
+    )
+    for body in (event, event * 3, event[:-2], event.replace(b"\n", b"\r") * 2, event[6:], event[6:-1] + event):
+        for copied_from in (block, block * 3, filler, b""):
+            assert unpack(pack([body], [0], copied_from), copied_from) == [Chunk(0, body)]
 
 
 def _cut(body: bytes, sizes: list[int]) -> Any:
@@ -78,9 +91,8 @@ def test_content_is_not_held_twice() -> None:
     words = [f"word{number * 7919 % 10007}" for number in range(2000)]
     content = [says(" ".join(words)), calls("write", {"text": " ".join(reversed(words)), "quote": '"' * 99})]
     events, copied_from = streamed(content, 24)
-    chunks = [Chunk(number * 11, event) for number, event in enumerate(events)]
-    account = pack(chunks, copied_from)
-    assert is_derived(account, chunks, copied_from)
+    account = pack(events, range(0, 11 * len(events), 11), copied_from)
+    assert is_derived(account, b"".join(events), copied_from)
     assert len(account) < 6 * len(events), "a few bytes per chunk"
     assert len(account) < 0.3 * len(copied_from)
 
@@ -90,14 +102,14 @@ def test_a_plain_body_costs_a_hundred_bytes() -> None:
     whole = wire.message(Reply(content=[says("x y z " * 500)]), model="claude-sonnet-5-5", key=b"k", usage=usage)
     body = wire.message_json(whole)
     content = jsontext.members(body)["content"]
-    account = pack([Chunk(5, body)], source([content]))
+    account = pack([body], [5], source([content]))
     assert unpack(account, source([content])) == [Chunk(5, body)]
     assert len(account) < 120
 
 
 def test_a_damaged_account_is_an_error() -> None:
     events, copied_from = streamed([says("Some text.")])
-    account = pack([Chunk(0, b"".join(events))], copied_from)
+    account = pack([b"".join(events)], [0], copied_from)
     received = ResponseReceived("call_1", blocks=1, chunks=account)
     (block,) = _assembled(events)
     assert chunks_of(received, [block]) == [Chunk(0, b"".join(events))]
