@@ -39,6 +39,7 @@ _TOKEN: Final = re.compile(
 )
 _BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
 _USUAL_KEY: Final = 64  # characters: a longer one is not kept
+_SHORT: Final = 32  # bytes: types and kinds, which come again and again
 _BLANK: Final = b" \t\n\r"
 
 
@@ -192,6 +193,15 @@ def items(raw: bytes) -> list[bytes]:
 
 def string(raw: bytes) -> str | None:
     """The string that *raw* is; None if it is anything else."""
+    return _short_string(raw) if len(raw) <= _SHORT else _string(raw)
+
+
+@lru_cache(maxsize=1_024)
+def _short_string(raw: bytes) -> str | None:
+    return _string(raw)
+
+
+def _string(raw: bytes) -> str | None:
     if not raw.lstrip(_BLANK).startswith(b'"'):
         return None
     try:

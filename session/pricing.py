@@ -13,12 +13,13 @@ rounded, half up, once per response.
 from __future__ import annotations
 
 import datetime as dt
-import functools
+import math
+import operator
 import os
 import tomllib
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -39,6 +40,7 @@ _MOST_PICODOLLARS: Final = 2**63 - 1  # what an event can hold: nine million dol
 _TOKENS_PER_PRICE: Final = 1_000_000
 _SEARCHES_PER_PRICE: Final = 1_000
 _NO_CATEGORY: Final = "none"
+_ONE: Final = Fraction(1)
 _PLACES_AT_STANDARD_PRICE: Final = ("global", "not_available")
 _FREE_SERVER_TOOLS: Final = frozenset({"server_tool_use/web_fetch_requests"})
 _WEB_SEARCHES: Final = "server_tool_use/web_search_requests"
@@ -70,7 +72,7 @@ class Cost(msgspec.Struct, frozen=True):
     table_version: str
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """US dollars per million tokens."""
 
     input: Decimal
@@ -78,6 +80,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cache_write_5m: Decimal
     cache_write_1h: Decimal
     cache_read: Decimal
+
+    @cached_property
+    def fractions(self) -> tuple[tuple[int, ...], int]:
+        """Numerators, in the order of the fields, over a common denominator."""
+        ratios = [rate.as_integer_ratio() for rate in msgspec.structs.astuple(self)]
+        common = math.lcm(*[denominator for _, denominator in ratios])
+        return tuple(numerator * common // denominator for numerator, denominator in ratios), common
 
 
 class LongPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +137,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 _Dated = TypeVar("_Dated", Price, SearchPrice, RefusalRule)
 
 
-class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Prices with their dates and sources. `version` names all of them; every cost carries it."""
 
     version: str
@@ -136,6 +145,15 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     price: list[Price] = []
     web_search: list[SearchPrice] = []
     refusals: list[RefusalRule] = []
+
+    @cached_property
+    def by_model(self) -> dict[str, list[Price]]:
+        """The prices of each model."""
+        found: dict[str, list[Price]] = {}
+        for entry in self.price:
+            for model in entry.models:
+                found.setdefault(model, []).append(entry)
+        return found
 
 
 class RecordedUsage(msgspec.Struct, frozen=True):
@@ -248,7 +266,7 @@ class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     day: dt.date
 
 
-def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | None:
+def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | int | None:
     if terms.speed != "standard" and found.omitted:
         return None  # at what speed did the other inferences run?
     total = _search_dollars(table, found.own.counters, terms.day)
@@ -261,17 +279,14 @@ def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | None
 
 
 def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction | None:
-    entry = _newest((entry for entry in table.price if (share.model or terms.model) in entry.models), terms.day)
+    entry = _newest(table.by_model.get(share.model or terms.model, ()), terms.day)
     if entry is None:
         return None
     rates, factor, tokens = _rates(entry, share, terms.speed), _factor(entry, terms), _tokens(share)
     if rates is None or factor is None or tokens is None:
         return None
-    numerator, denominator = 0, 1  # of dollars: a sum of fractions would be reduced at each step
-    for name, count in tokens.items():
-        if count:
-            dollars, per = _ratio(getattr(rates, name))
-            numerator, denominator = numerator * per + count * dollars * denominator, denominator * per
+    numerators, denominator = rates.fractions
+    numerator = sum(map(operator.mul, tokens, numerators))
     return Fraction(numerator * factor.numerator, denominator * factor.denominator * _TOKENS_PER_PRICE)
 
 
@@ -295,31 +310,24 @@ def _rates(entry: Price, share: Share, speed: str) -> Rates | None:
 
 
 def _factor(entry: Price, terms: _Terms) -> Fraction | None:
-    match terms.tier:
-        case "standard":
-            by_tier: Decimal | None = Decimal(1)
-        case "batch":
-            by_tier = entry.batch if terms.speed == "standard" else None
-        case _:
-            by_tier = None  # priority is paid by commitment, not by the token
-    by_place = Decimal(1) if terms.place in _PLACES_AT_STANDARD_PRICE else None
-    if terms.place == "us":
-        by_place = entry.us_inference
-    return None if by_tier is None or by_place is None else _product(by_tier, by_place)
+    if terms.tier == "standard":
+        by_tier: Fraction | None = _ONE
+    elif terms.tier == "batch" and terms.speed == "standard":
+        by_tier = _fraction(entry.batch)
+    else:
+        by_tier = None  # priority is paid by commitment, not by the token
+    if terms.place in _PLACES_AT_STANDARD_PRICE:
+        return by_tier
+    by_place = _fraction(entry.us_inference) if terms.place == "us" else None
+    return None if by_tier is None or by_place is None else by_tier * by_place
 
 
-@cache
-def _product(one: Decimal, other: Decimal) -> Fraction:
-    return Fraction(one) * Fraction(other)
+def _fraction(number: Decimal | None) -> Fraction | None:
+    return None if number is None else Fraction(number)
 
 
-@cache
-def _ratio(rate: Decimal) -> tuple[int, int]:
-    return rate.as_integer_ratio()
-
-
-def _tokens(share: Share) -> dict[str, int] | None:
-    """How many tokens are billed at each rate; None if some were written to a cache of unknown lifetime.
+def _tokens(share: Share) -> tuple[int, ...] | None:
+    """How many tokens are billed at each of the `Rates`; None if some were written to a cache of unknown lifetime.
 
     Writes that the split by lifetime leaves out are 5-minute ones, the API's default.
     """
@@ -328,23 +336,23 @@ def _tokens(share: Share) -> dict[str, int] | None:
     if split.keys() - {_CACHE_WRITES_5M, _CACHE_WRITES_1H}:
         return None
     unsplit = max(0, counters.get("cache_creation_input_tokens", 0) - sum(split.values()))
-    return {
-        "input": counters.get("input_tokens", 0),
-        "output": counters.get("output_tokens", 0),
-        "cache_write_5m": split.get(_CACHE_WRITES_5M, 0) + unsplit,
-        "cache_write_1h": split.get(_CACHE_WRITES_1H, 0),
-        "cache_read": counters.get("cache_read_input_tokens", 0),
-    }
+    return (
+        counters.get("input_tokens", 0),
+        counters.get("output_tokens", 0),
+        split.get(_CACHE_WRITES_5M, 0) + unsplit,
+        split.get(_CACHE_WRITES_1H, 0),
+        counters.get("cache_read_input_tokens", 0),
+    )
 
 
-def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> Fraction | None:
+def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> Fraction | int | None:
     """What the server tools cost beside their tokens; None if one of them has no price per use."""
-    used = {path: count for path, count in counters.items() if path.startswith("server_tool_use/") and count}
+    used = {path: count for path, count in counters.items() if count and path.startswith("server_tool_use/")}
     searches = used.pop(_WEB_SEARCHES, 0)
     if used.keys() - _FREE_SERVER_TOOLS:
         return None
     if not searches:
-        return Fraction()
+        return 0
     newest = _newest(table.web_search, day)
     return None if newest is None else searches * Fraction(newest.per_thousand) / _SEARCHES_PER_PRICE
 
@@ -371,13 +379,13 @@ def _day(at: Time) -> dt.date:
     return at.astimezone(dt.UTC).date()
 
 
-def _picodollars(dollars: Fraction) -> int:
+def _picodollars(dollars: Fraction | int) -> int:
     """Rounded to the nearest, halves up."""
     numerator, denominator = dollars.as_integer_ratio()
     return (2 * numerator * PICODOLLARS_PER_DOLLAR + denominator) // (2 * denominator)
 
 
-@functools.cache
+@cache
 def _shipped() -> PriceTable:
     resource = resources.files("session").joinpath("prices.toml")
     return _parsed(resource.read_text("utf-8"), "session/prices.toml")

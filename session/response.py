@@ -342,7 +342,9 @@ def _shown(kind: str, text: str, index: int) -> list[Part]:
     shown = _SHOWN.get(kind)
     if shown is None or not text:
         return []
-    return [Delta(shown, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), index)]
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return [Delta(shown, text, index)]
 
 
 def _index(event: Members) -> int:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 import time
@@ -77,6 +78,13 @@ class Call:
         return round((time.monotonic() - self.sent_at) * 1000)
 
 
+@dataclass(slots=True, eq=False)
+class _Beginning:
+    """A call while it makes its request durable, and who waits for that."""
+
+    waiting: list[Future[None]] = field(default_factory=list)
+
+
 class _Retry(msgspec.Struct, frozen=True):
     request_id: str
     attempt: int
@@ -94,7 +102,9 @@ class Calls:
         self._meta = meta
         self._root = root
         self._named = 0
-        self._opening: dict[bytes, Future[None]] = {}
+        self._ids = itertools.count(1)
+        self._run = secrets.token_hex(8)  # what its ids begin with: it need not ask the system for each of them
+        self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._prompts: OrderedDict[bytes, PromptPart] = OrderedDict()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
         self.sessions: dict[str, None] = {}  # in the order in which they began
@@ -119,13 +129,12 @@ class Calls:
 
         Raises `RecordingFailedError`, the line not taken.
         """
-        opened = Future[None]()
+        beginning = _Beginning()
         try:
             prompt = self._prompt_of(call.asked)
-            waited: set[Future[None]] = set()  # once for each, and not forever
-            while isinstance(taken := self._take(call, prompt, opened, waited), Future):
+            waited: set[_Beginning] = set()  # once for each, and not forever
+            while isinstance(taken := self._take(call, prompt, beginning, waited), Future):
                 await journal.opened(taken)
-                waited.add(taken)
         except Exception as error:  # of `redact`, most likely
             raise RecordingFailedError(self._root, f"{type(error).__name__}: {error}", sent=False) from error
         place, line = taken
@@ -139,8 +148,9 @@ class Calls:
             with self._lock:
                 if call.line is not line:
                     self._lines.release(line)
-                self._opening = {chain: future for chain, future in self._opening.items() if future is not opened}
-            opened.set_result(None)
+                self._beginning = {chain: other for chain, other in self._beginning.items() if other is not beginning}
+            for future in beginning.waiting:
+                future.set_result(None)
 
     def _forget(self, line: Line) -> None:
         with self._lock:
@@ -160,16 +170,18 @@ class Calls:
         return known
 
     def _take(
-        self, call: Call, prompt: PromptPart, opened: Future[None], waited: set[Future[None]]
+        self, call: Call, prompt: PromptPart, beginning: _Beginning, waited: set[_Beginning]
     ) -> tuple[Place, Line] | Future[None]:
         """Take the line of the call; or what to wait for first: a call that is just bringing some of its messages."""
         with self._lock:
             place = self._place(call.asked, prompt)
             for chain in place.chain[place.kept + 1 :]:
-                opening = self._opening.get(chain)
-                if opening is not None and opening not in waited:
-                    return opening
-            self._opening.update(dict.fromkeys(place.chain[place.kept + 1 :], opened))
+                other = self._beginning.get(chain)
+                if other is not None and other not in waited:
+                    waited.add(other)
+                    other.waiting.append(Future())
+                    return other.waiting[-1]
+            self._beginning.update(dict.fromkeys(place.chain[place.kept + 1 :], beginning))
             line = self._line_at(place)
             self._lines.take(line)
             return place, line
@@ -224,7 +236,7 @@ class Calls:
         if known is not None and known.digest == call.digest:
             call.request_id, call.attempt = known.request_id, known.attempt + 1
         else:
-            call.request_id = f"call_{secrets.token_hex(12)}"
+            call.request_id = f"call_{self._run}{next(self._ids):08x}"
 
     async def _write_opening(self, opening: _Opening, journal: Journal) -> None:
         line, place = opening.line, opening.place

@@ -42,9 +42,13 @@ _DELTAS: Final = re.compile(
 """Events with deltas of one kind for one block, as the API writes them; any other form is read by `Assembly` itself."""
 
 _BETWEEN_DELTAS: Final = re.compile(_DELTA_END + _DELTA_EVENT + _DELTA_BEGIN)
+_EVENT: Final = re.compile(rb"event: ([^\r\n]*+)\ndata: ([^\r\n]++)\n\n")
 
-is_delta: Final = re.compile(_DELTA_EVENT + rb"[ -\xff]*+\n\n").fullmatch
-"""Whether a chunk is one event with a delta, as nearly all are."""
+may_wait: Final = re.compile(
+    rb"event: (content_block_delta|message_start|content_block_start|ping|message_delta)\n"
+    rb'data: \{"type": ?"\1"[ -\xff]*+\n\n'
+).fullmatch
+"""Whether a chunk is one event that finishes no block and no response, as nearly all are."""
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -137,49 +141,46 @@ class StreamReading:
 
     @property
     def is_patient(self) -> bool:
-        """Whether a chunk that `is_delta` is about may wait to be looked at: it finishes no block and no response."""
+        """Whether a chunk that `may_wait` need not be looked at when it comes."""
         return self._splitter.is_between and not self.is_over
 
     def take(self) -> list[SessionEvent]:
         """The chunk that was noted last is about to be handed over: the events that must be durable first."""
-        if self.is_over:
-            return []
-        end = len(self._noted)
-        events = self._read_deltas(end - 2)
-        self._looked_at = end
-        return [*events, *self._read(self._noted[-1])]
+        return [] if self.is_over else self._look()
 
-    def _read_deltas(self, end: int) -> list[SessionEvent]:
-        """Look at what had to wait until now, of what was noted before *end*. No event is due for that, as a rule."""
-        if end == self._looked_at:
-            return []
-        body, place = b"".join(self._noted[self._looked_at + 1 : end : 2]), 0
-        self._looked_at = end
-        while deltas := _DELTAS.match(body, place):
-            place = deltas.end()
-            if not self._error:  # as one, as most of a stream is these
-                self._assembly.feed(_BETWEEN_DELTAS.sub(b"", deltas[0]).partition(b"data: ")[2])
-        return self._read(body[place:]) if place < len(body) else []
-
-    def _read(self, chunk: bytes) -> list[SessionEvent]:
+    def _look(self) -> list[SessionEvent]:
+        """Look at all that was noted since the last time."""
+        body, place = b"".join(self._noted[self._looked_at + 1 :: 2]), 0
+        self._looked_at = len(self._noted)
         events: list[SessionEvent] = []
-        for sent in self._splitter.feed(chunk):
-            if sent.name == _ERROR:
-                self._error = sent.data
-            elif not self._error:
-                parts = self._assembly.feed(sent.data)
-                events += [self._block(part) for part in parts if isinstance(part, FinishedBlock)]
+        while self._splitter.is_between:
+            if found := _DELTAS.match(body, place):  # as one, as most of a stream is these
+                events += self._read(b"", _BETWEEN_DELTAS.sub(b"", found[0]).partition(b"data: ")[2])
+            elif found := _EVENT.match(body, place):
+                events += self._read(found[1], found[2])
+            else:
+                break
+            place = found.end()
+        for sent in self._splitter.feed(body[place:]):
+            events += self._read(sent.name, sent.data)
         if self._assembly.complete:
             events += self._completed(self._assembly.completed())
         elif told := self._error or self._assembly.error:
             events.append(self._interrupted("error", told))
         return events
 
+    def _read(self, name: bytes, data: bytes) -> list[SessionEvent]:
+        if name == _ERROR:
+            self._error = self._error or data
+        if self._error:
+            return []
+        return [self._block(part) for part in self._assembly.feed(data) if isinstance(part, FinishedBlock)]
+
     def end(self, error: bytes = b"", *, reason: str = "cut") -> list[SessionEvent]:
         """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""
         if self.is_over:
             return []
-        events = self._read_deltas(len(self._noted))
+        events = self._look()
         if self._assembly.fault:
             reason, error = "cut", jsontext.encode({"fault": self._assembly.fault})
         return events if self.is_over else [*events, self._interrupted(reason, error)]

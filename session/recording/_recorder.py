@@ -18,7 +18,7 @@ from session.recording._asked import asked
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
 from session.recording._journal import Journals
-from session.recording._reading import PlainReading, StreamReading, Terms, interrupted, is_delta
+from session.recording._reading import PlainReading, StreamReading, Terms, interrupted, may_wait
 from session.recording._redaction import redacted_bytes
 from session.recording._resuming import resumed
 from session.recording._tee import show, show_async
@@ -179,7 +179,11 @@ class Recorder(Middleware):
 
     async def begin(self, call: Call, journal: Journal) -> bool:
         """Make the request durable; False: it could not be, and is to go on without."""
-        return await self._kept(self._calls.begin(call, journal))
+        try:
+            await self._calls.begin(call, journal)
+        except RecordingFailedError as error:
+            return self._goes_on(error)
+        return True
 
     async def record(
         self, call: Call, events: list[SessionEvent], journal: Journal, reading: _Reading | None = None
@@ -187,7 +191,11 @@ class Recorder(Middleware):
         """Make *events* durable; without a *reading*, or when that is over, the attempt has ended."""
         over = reading is None or reading.is_over
         answered = reading.answered if reading else None
-        return await self._kept(self._calls.record(call, events, journal, over=over, answered=answered))
+        try:
+            await self._calls.record(call, events, journal, over=over, answered=answered)
+        except RecordingFailedError as error:
+            return self._goes_on(error)
+        return True
 
     def terms(self, call: Call, response: _Response) -> Terms:
         """What is known of *response* before its body."""
@@ -219,23 +227,20 @@ class Recorder(Middleware):
                 return
             await recording.forget(journal, whole)
 
-    async def unreadable(self, call: Call, error: Exception) -> None:
+    def unreadable(self, call: Call, error: Exception) -> None:
         """What came for *call* cannot be recorded, because of *error*."""
         session_id = call.line.session_id if call.line else self._root
-        await self._kept(
-            _refused(RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=True), error)
-        )
+        failure = RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=True)
+        failure.__cause__ = error
+        self._goes_on(failure)
 
-    async def _kept(self, writing: Coroutine[Any, Any, None]) -> bool:
-        try:
-            await writing
-        except RecordingFailedError as error:
-            if self._on_failure == "raise":
-                raise
-            self.failures.append(error)
-            _log.exception("a call is not recorded")
-            return False
-        return True
+    def _goes_on(self, failure: RecordingFailedError) -> Literal[False]:
+        """Raises *failure*, unless the program is to go on without recording that call."""
+        if self._on_failure == "raise":
+            raise failure
+        self.failures.append(failure)
+        _log.error("a call is not recorded", exc_info=failure)
+        return False
 
 
 class _Recording:
@@ -301,7 +306,7 @@ class _Recording:
             events = reading.take()
         except Exception as error:  # noqa: BLE001 - of `redact`, most likely
             return self._unreadable(reading.terms, error)
-        self.passes = is_delta if reading.is_patient else _nothing
+        self.passes = may_wait if reading.is_patient else _nothing
         if reading.is_over:
             self.note = _nothing
         return self._write(events, reading) if events else None
@@ -346,7 +351,7 @@ class _Recording:
         self._stop_reading()
         fault = jsontext.encode({"fault": f"not recorded: {type(error).__name__}"})
         await self._write([interrupted(terms, "cancelled", fault)])
-        await self._recorder.unreadable(self._call, error)
+        self._recorder.unreadable(self._call, error)
 
     async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:
         writing = self._recorder.record(self._call, events, self._journal, reading)
@@ -367,12 +372,8 @@ def _nothing(_of: object) -> None:
     return None
 
 
-async def _refused(failure: RecordingFailedError, error: Exception) -> None:
-    raise failure from error
-
-
-async def _at_once(work: Coroutine[Any, Any, bool]) -> bool:
-    return await work
+def _at_once(work: Coroutine[Any, Any, bool]) -> Coroutine[Any, Any, bool]:
+    return work
 
 
 def _streams(request: APIRequest, response: _Response) -> bool:

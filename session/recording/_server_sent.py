@@ -5,13 +5,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-inte
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import msgspec
-
-_USUAL: Final = re.compile(rb"event: ([^\r\n]*)\ndata: ([^\r\n]+)\n\n")
-"""A chunk that is one whole event, as the API sends nearly all of them."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -37,10 +31,6 @@ class Splitter:
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that *chunk* completes."""
-        usual = _USUAL.fullmatch(chunk)
-        if usual and not (self._rest or self._data or self._name):
-            self._after_return = False
-            return [ServerSentEvent(usual[1], usual[2])]
         if self._after_return and chunk[:1] == b"\n":  # the second half of a line's end
             chunk = chunk[1:]
         if chunk:

@@ -5,9 +5,8 @@
    that uses it leaves the stream, as far as we see.
 2. Whoever leaves a stream calls `close` or `aclose` of the response.
 
-These two are replaced on the object itself until the body is over, as object and replacement hold each other: a response
-should not have to wait for the garbage collector. `tests/session/recording/test_recorder_readers.py` holds that the SDK
-still calls them.
+These two are replaced on the object itself until the body is over: object and replacement hold each other, and would
+wait for the garbage collector. `tests/session/recording/test_recorder_readers.py` holds that the SDK still calls them.
 """
 
 from __future__ import annotations

@@ -399,7 +399,8 @@ def test_a_cancelled_reader_closes_the_reply() -> None:
 
 
 def test_only_headers_worth_their_place_are_kept() -> None:
-    headers = {"Request-Id": "req_1", "anthropic-ratelimit-tokens-limit": "9", "Retry-After": "1", "set-cookie": "s"}
+    came = {"Request-Id": "req_1", "anthropic-ratelimit-tokens-limit": "9", "Retry-After": "1", "set-cookie": "s"}
+    headers = httpx2.Headers(came)
     assert kept_headers(headers) == b'{"request-id":"req_1"}'
     assert set(json.loads(kept_headers(headers, failed=True))) == {
         "request-id",

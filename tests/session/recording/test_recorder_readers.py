@@ -303,7 +303,7 @@ def test_a_call_waits_once_for_one_that_begins_and_cannot_go_on_meanwhile(
         with Recorder(tmp_path / "log") as recorder:
             api = ScriptedApi(lambda _body, _number: "Yes.")
             beginning = asyncio.create_task(api.async_client(middleware=[recorder]).messages.create(**GO))
-            while not recorder._calls._opening:  # noqa: ASYNC110 - no event of ours
+            while not recorder._calls._beginning:  # noqa: ASYNC110 - no event of ours
                 await asyncio.sleep(0)
             api.client(middleware=[recorder]).messages.create(**GO)
             await beginning
