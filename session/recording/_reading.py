@@ -19,6 +19,7 @@ from session.pricing import usage_recorded
 from session.recording._redaction import redacted_bytes, redacted_text
 from session.recording._server_sent import Splitter
 from session.recording.chunks import is_derived, pack, source
+from session.recording.deltas import Deltas, deltas_at
 from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
     from session.recording._tee import Piece
 
 _ERROR: Final = b"error"
-_DELTA_EVENT: Final = rb"event: content_block_delta\ndata: "
-_DELTA_BEGIN: Final = (
-    rb'\{"type":"content_block_delta","index":[0-9]{1,9},"delta":'
-    rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"'
-)
-_DELTA_END: Final = rb'"\} *\}\n\n'
-_DELTA_REST: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+' + _DELTA_END
-_DELTAS: Final = re.compile(
-    rb"%b(%b)%b(?:%b\1%b)*+" % (_DELTA_EVENT, _DELTA_BEGIN, _DELTA_REST, _DELTA_EVENT, _DELTA_REST)
-)
-"""Events with deltas of one kind for one block, as the API writes them; any other form is read by `Assembly` itself."""
-
-_BETWEEN_DELTAS: Final = re.compile(_DELTA_END + _DELTA_EVENT + _DELTA_BEGIN)
 _EVENT: Final = re.compile(rb"event: ([^\r\n]*+)\ndata: ([^\r\n]++)\n\n")
 
 may_wait: Final = re.compile(
@@ -120,7 +108,7 @@ class PlainReading:
         """See `chunks`. None where something was redacted: it holds all that came."""
         if redacted_bytes(body, self._terms.redact) != body:
             return b""
-        return pack([body], [self._terms.elapsed()], copied_from)
+        return pack([body], [self._terms.elapsed()], [body], copied_from)
 
 
 class StreamReading:
@@ -131,6 +119,7 @@ class StreamReading:
         self._noted: list[Any] = []  # when a chunk came, the chunk, and so on
         self._looked_at = 0  # of these
         self.note: Callable[[Piece], None] = self._noted.extend
+        self._made_of: list[bytes | Deltas] = []  # all that was looked at
         self._splitter = Splitter()
         self._assembly = Assembly()
         self._error = b""
@@ -154,14 +143,19 @@ class StreamReading:
         self._looked_at = len(self._noted)
         events: list[SessionEvent] = []
         while self._splitter.is_between:
-            if found := _DELTAS.match(body, place):  # as one, as most of a stream is these
-                events += self._read(b"", _BETWEEN_DELTAS.sub(b"", found[0]).partition(b"data: ")[2])
+            if run := deltas_at(body, place):
+                deltas, place = run
+                self._made_of.append(deltas)
+                events += self._read(b"", deltas.together)
             elif found := _EVENT.match(body, place):
+                place = found.end()
+                self._made_of.append(found[0])
                 events += self._read(found[1], found[2])
             else:
                 break
-            place = found.end()
-        for sent in self._splitter.feed(body[place:]):
+        rest = body[place:]
+        self._made_of.append(rest)
+        for sent in self._splitter.feed(rest):
             events += self._read(sent.name, sent.data)
         if self._assembly.complete:
             events += self._completed(self._assembly.completed())
@@ -226,8 +220,8 @@ class StreamReading:
             return b""
         copied_from = source(blocks)
         times, chunks = self._noted[::2], self._noted[1::2]
-        account = pack(chunks, self.terms.all_milliseconds(times), copied_from)
-        if self.terms.redact is not None and not is_derived(account, b"".join(chunks), copied_from):
+        account = pack(chunks, self.terms.all_milliseconds(times), self._made_of, copied_from)
+        if self.terms.redact is not None and not is_derived(account, self._made_of, copied_from):
             return b""
         return account
 

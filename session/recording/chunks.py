@@ -3,9 +3,12 @@
 The account of a body, compressed with a fixed dictionary:
 
     number of chunks, then per chunk: milliseconds since the one before, length + 1 (0: up to the end of an event)
-    the body, in which each piece that stands in the recorded blocks is COPY, bytes skipped there, bytes copied
+    the body, in which each piece that stands in the recorded blocks is COPY, bytes skipped there, bytes copied;
+    and events with deltas whose texts follow each other there are RUN, bytes skipped there, number of events,
+    length of `Deltas.begin`, that, then per event: length of the text, length of the padding
 
-All numbers are unsigned varints. A body that holds COPY itself, as no JSON does, is kept as it is, compressed.
+All numbers are unsigned varints. A body that holds COPY or RUN itself, as no JSON does, is kept as it is, compressed.
+Accounts of the first format have no RUN.
 """
 
 from __future__ import annotations
@@ -20,15 +23,23 @@ import msgspec
 from session import jsontext
 from session.errors import EventDataError, UnreadableJsonError
 from session.events import ResponseReceived
+from session.recording.deltas import Deltas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from session.events import ResponseInterrupted
 
-_DERIVED: Final = b"\x01"
+_WITHOUT_RUNS: Final = b"\x01"
 _VERBATIM: Final = b"\x02"
+_DERIVED: Final = b"\x03"
 _COPY: Final = b"\x00"
+_RUN: Final = b"\x01"
+_MARKS: Final = {  # that stand in the body, by format
+    _WITHOUT_RUNS: re.compile(_COPY),
+    _VERBATIM: re.compile(b"(?!)"),
+    _DERIVED: re.compile(b"[%b%b]" % (_COPY, _RUN)),
+}
 _COPY_HERE: Final = b"\x00\x00"  # nothing skipped
 _LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
 _TO_EVENT_END: Final = b"\x00"
@@ -104,26 +115,32 @@ def source(blocks: Iterable[bytes]) -> bytes:
     return b"".join(_streamed_input(block) or block for block in blocks)
 
 
-def pack(pieces: Sequence[bytes], times_ms: Sequence[int], copied_from: bytes) -> bytes:
-    """The account of *pieces* that arrived at *times_ms*, given the `source` of what is recorded beside it."""
+def pack(
+    pieces: Sequence[bytes], times_ms: Sequence[int], made_of: Sequence[bytes | Deltas], copied_from: bytes
+) -> bytes:
+    """The account of *pieces* that arrived at *times_ms*. *made_of* is their body once more, taken apart as far as it
+    is known; *copied_from* the `source` of what is recorded beside it.
+    """
     body = b"".join(pieces)
     marks = _marks(pieces, times_ms, body)
-    if _COPY in body:
+    if _COPY in body or _RUN in body:
         return _VERBATIM + _compressed(marks + body)
-    return _DERIVED + _compressed(marks + _skeleton(body, copied_from))
+    return _DERIVED + _compressed(b"".join([marks, *_skeleton(made_of, copied_from)]))
 
 
-def is_derived(packed: bytes, body: bytes, copied_from: bytes) -> bool:
+def is_derived(packed: bytes, made_of: Sequence[bytes | Deltas], copied_from: bytes) -> bool:
     """Whether nothing of the content stands in *packed* itself: every delta was found in what it copies from."""
     if packed[:1] != _DERIVED:
         return False
-    skeleton = _skeleton(body, copied_from)
-    return all(skeleton.startswith(_COPY, delta.start(2)) for delta in _DELTA.finditer(skeleton))
+    return all(
+        part.startswith(_RUN) or all(part.startswith(_COPY, delta.start(2)) for delta in _DELTA.finditer(part))
+        for part in _skeleton(made_of, copied_from)
+    )
 
 
 def unpack(packed: bytes, copied_from: bytes) -> list[Chunk]:
     """Inverse of `pack`. Raises `ValueError`, `IndexError` or `zlib.error`."""
-    if packed[:1] not in {_DERIVED, _VERBATIM}:
+    if packed[:1] not in _MARKS:
         raise ValueError(f"format {packed[:1]!r} is not known")
     decompressor = zlib.decompressobj(zdict=_USUAL)
     plain = decompressor.decompress(packed[1:])
@@ -135,8 +152,7 @@ def unpack(packed: bytes, copied_from: bytes) -> list[Chunk]:
         waited, place = _number(plain, place)
         length, place = _number(plain, place)
         marks.append((waited, length))
-    rest = plain[place:]
-    return list(_cut(_rebuilt(rest, copied_from) if packed[:1] == _DERIVED else rest, marks))
+    return list(_cut(_rebuilt(plain[place:], copied_from, _MARKS[packed[:1]]), marks))
 
 
 def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
@@ -172,10 +188,10 @@ def _marks(pieces: Sequence[bytes], times_ms: Sequence[int], body: bytes) -> byt
 
 def _are_events(pieces: Sequence[bytes], body: bytes) -> bool:
     """Whether each of *pieces* is one event, as most bodies come. Quick, and not for every body that is so."""
-    ends = body.count(b"\n\n")
-    if not pieces or ends != len(pieces) or b"\r" in body or b"\n\n\n" in body:
+    if not pieces or b"\r" in body:
         return False
-    return all([piece.endswith(b"\n\n") for piece in pieces])  # noqa: C419 - a list is quicker
+    *events, rest = body.split(b"\n\n")
+    return not rest and list(map(len, pieces)) == [len(event) + 2 for event in events]
 
 
 def _ends(body: bytes) -> list[int]:
@@ -183,14 +199,43 @@ def _ends(body: bytes) -> list[int]:
     return [match.end() for match in _EVENT_END.finditer(body)]
 
 
-def _skeleton(body: bytes, copied_from: bytes) -> bytes:
-    """*body* with copies in place of what stands in *copied_from*, which is gone through once from front to back."""
+def _skeleton(made_of: Sequence[bytes | Deltas], copied_from: bytes) -> list[bytes]:
+    """A body with copies in place of what stands in *copied_from*, which is gone through once from front to back."""
+    found: list[bytes] = []
+    between: list[bytes] = []
+    place = 0
+    for part in made_of:
+        if isinstance(part, bytes):
+            between.append(part)
+            continue
+        text, place = _text(b"".join(between), copied_from, place)
+        run, place = _run(part, copied_from, place)
+        found += (text, run)
+        between.clear()
+    text, place = _text(b"".join(between), copied_from, place)
+    return [*found, text]
+
+
+def _run(deltas: Deltas, copied_from: bytes, place: int) -> tuple[bytes, int]:
+    text = deltas.text
+    at = copied_from.find(text, place, place + len(text) + _WINDOW)
+    if at < 0:
+        return _text(deltas.body, copied_from, place)
+    count = len(deltas.texts)
+    lengths = [0] * (2 * count)
+    lengths[::2], lengths[1::2] = map(len, deltas.texts), deltas.paddings
+    numbers = _varints([at - place, count, len(deltas.begin)])
+    return b"".join([_RUN, numbers, deltas.begin, _varints(lengths)]), at + len(text)
+
+
+def _text(body: bytes, copied_from: bytes, place: int) -> tuple[bytes, int]:
+    """*body* with copies, and the place behind what was copied last."""
     if body[:1] == b"{":
         parts = _around_content(body)
-        _copy(parts, copied_from, 0)
-        return b"".join(parts)
+        place = _copy(parts, copied_from, place)
+        return b"".join(parts), place
     found: list[bytes] = []
-    done = place = 0
+    done = 0
     for begin, end in _long_blocks(body):
         before, block = _DELTA.split(body[done:begin]), [b"", b"", body[begin:end]]
         place = _copy(before, copied_from, place)
@@ -201,8 +246,8 @@ def _skeleton(body: bytes, copied_from: bytes) -> bytes:
         found += [*before, *block]
         place, done = behind, end
     parts = _DELTA.split(body[done:])
-    _copy(parts, copied_from, place)
-    return b"".join([*found, *parts])
+    place = _copy(parts, copied_from, place)
+    return b"".join([*found, *parts]), place
 
 
 def _copy(parts: list[bytes], copied_from: bytes, place: int) -> int:
@@ -223,17 +268,38 @@ def _copy(parts: list[bytes], copied_from: bytes, place: int) -> int:
     return place
 
 
-def _rebuilt(skeleton: bytes, copied_from: bytes) -> bytes:
+def _rebuilt(skeleton: bytes, copied_from: bytes, marks: re.Pattern[bytes]) -> bytes:
     parts: list[bytes] = []
     done = place = 0
-    while (mark := skeleton.find(_COPY, done)) >= 0:
-        skipped, after = _number(skeleton, mark + 1)
-        length, after = _number(skeleton, after)
+    while mark := marks.search(skeleton, done):
+        parts.append(skeleton[done : mark.start()])
+        skipped, done = _number(skeleton, mark.end())
         place += skipped
-        parts += (skeleton[done:mark], copied_from[place : place + length])
-        done, place = after, place + length
+        if mark[0] == _COPY:
+            length, done = _number(skeleton, done)
+            parts.append(copied_from[place : place + length])
+        else:
+            deltas, done = _deltas(skeleton, done, copied_from, place)
+            parts.append(deltas.body)
+            length = len(deltas.text)
+        place += length
     parts.append(skeleton[done:])
     return b"".join(parts)
+
+
+def _deltas(skeleton: bytes, done: int, copied_from: bytes, place: int) -> tuple[Deltas, int]:
+    """Those of a run, and where what tells of it ends."""
+    count, done = _number(skeleton, done)
+    length, done = _number(skeleton, done)
+    found = Deltas(skeleton[done : done + length], [], [])
+    done += length
+    for _ in range(count):
+        length, done = _number(skeleton, done)
+        padding, done = _number(skeleton, done)
+        found.texts.append(copied_from[place : place + length])
+        found.paddings.append(padding)
+        place += length
+    return found, done
 
 
 def _around_content(body: bytes) -> list[bytes]:
@@ -284,6 +350,10 @@ def _compressed(plain: bytes) -> bytes:
     window, memory = (13, 5) if len(plain) < _SMALL_PLAIN else (zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
     compressor = zlib.compressobj(6, zlib.DEFLATED, window, memory, zlib.Z_DEFAULT_STRATEGY, _USUAL)
     return compressor.compress(plain) + compressor.flush()
+
+
+def _varints(numbers: Sequence[int]) -> bytes:
+    return bytes(numbers) if max(numbers) <= _SEVEN_BITS else b"".join(map(_varint, numbers))
 
 
 def _varint(number: int) -> bytes:

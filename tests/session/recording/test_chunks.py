@@ -16,6 +16,7 @@ from session.errors import EventDataError
 from session.events import ResponseReceived
 from session.recording._server_sent import Splitter
 from session.recording.chunks import Chunk, chunks_of, is_derived, pack, source, unpack
+from session.recording.deltas import Deltas, deltas_at
 from session.response import Assembly
 from session.testing import Reply, calls, says, thinks, wire
 
@@ -39,6 +40,23 @@ def streamed(content: list[Any], delta_chars: int = 5) -> tuple[list[bytes], byt
     return events, source(_assembled(events))
 
 
+def taken_apart(pieces: list[bytes]) -> list[bytes | Deltas]:
+    """The body of *pieces*, its deltas found."""
+    body, place = b"".join(pieces), 0
+    made_of: list[bytes | Deltas] = []
+    while place < len(body):
+        if found := deltas_at(body, place):
+            made_of.append(found[0])
+            place = found[1]
+        else:
+            end = body.find(b"\n\n", place) + 2
+            end = end if end > 1 else len(body)
+            made_of.append(body[place:end])
+            place = end
+    assert b"".join(part if isinstance(part, bytes) else part.body for part in made_of) == body
+    return made_of
+
+
 def _assembled(events: list[bytes]) -> list[bytes]:
     splitter, assembly = Splitter(), Assembly()
     for event in events:
@@ -55,14 +73,14 @@ def test_a_stream_in_any_pieces_comes_back(
     events, copied_from = streamed(content, chars)
     pieces = events if data.draw(st.booleans()) else list(_cut(b"".join(events), sizes))
     times = sorted(data.draw(st.lists(st.integers(0, 10**7), min_size=len(pieces), max_size=len(pieces))))
-    assert unpack(pack(pieces, times, copied_from), copied_from) == list(map(Chunk, times, pieces))
+    assert unpack(pack(pieces, times, taken_apart(pieces), copied_from), copied_from) == list(map(Chunk, times, pieces))
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.binary(max_size=300))
 def test_any_bytes_at_all_come_back(pieces: list[bytes], copied_from: bytes) -> None:
     pieces = [piece for piece in pieces if piece]
     times = range(len(pieces))
-    assert unpack(pack(pieces, times, copied_from), copied_from) == list(map(Chunk, times, pieces))
+    assert unpack(pack(pieces, times, taken_apart(pieces), copied_from), copied_from) == list(map(Chunk, times, pieces))
 
 
 @pytest.mark.parametrize("content", [b"", b'"content":"content_block_start",', b'"content":[],'])
@@ -75,7 +93,7 @@ def test_an_event_that_looks_like_the_first_of_a_block_comes_back(content: bytes
     )
     for body in (event, event * 3, event[:-2], event.replace(b"\n", b"\r") * 2, event[6:], event[6:-1] + event):
         for copied_from in (block, block * 3, filler, b""):
-            assert unpack(pack([body], [0], copied_from), copied_from) == [Chunk(0, body)]
+            assert unpack(pack([body], [0], taken_apart([body]), copied_from), copied_from) == [Chunk(0, body)]
 
 
 def _cut(body: bytes, sizes: list[int]) -> Any:
@@ -91,8 +109,9 @@ def test_content_is_not_held_twice() -> None:
     words = [f"word{number * 7919 % 10007}" for number in range(2000)]
     content = [says(" ".join(words)), calls("write", {"text": " ".join(reversed(words)), "quote": '"' * 99})]
     events, copied_from = streamed(content, 24)
-    account = pack(events, range(0, 11 * len(events), 11), copied_from)
-    assert is_derived(account, b"".join(events), copied_from)
+    made_of = taken_apart(events)
+    account = pack(events, range(0, 11 * len(events), 11), made_of, copied_from)
+    assert is_derived(account, made_of, copied_from)
     assert len(account) < 6 * len(events), "a few bytes per chunk"
     assert len(account) < 0.3 * len(copied_from)
 
@@ -102,14 +121,14 @@ def test_a_plain_body_costs_a_hundred_bytes() -> None:
     whole = wire.message(Reply(content=[says("x y z " * 500)]), model="claude-sonnet-5-5", key=b"k", usage=usage)
     body = wire.message_json(whole)
     content = jsontext.members(body)["content"]
-    account = pack([body], [5], source([content]))
+    account = pack([body], [5], [body], source([content]))
     assert unpack(account, source([content])) == [Chunk(5, body)]
     assert len(account) < 120
 
 
 def test_a_damaged_account_is_an_error() -> None:
     events, copied_from = streamed([says("Some text.")])
-    account = pack([b"".join(events)], [0], copied_from)
+    account = pack([b"".join(events)], [0], taken_apart(events), copied_from)
     received = ResponseReceived("call_1", blocks=1, chunks=account)
     (block,) = _assembled(events)
     assert chunks_of(received, [block]) == [Chunk(0, b"".join(events))]
