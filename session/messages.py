@@ -174,7 +174,7 @@ def joined(role: str, blocks: Iterable[bytes]) -> bytes:
 
 def escaped(text: str) -> str:
     """*text* with a backslash escape for each lone surrogate, which neither UTF-8 nor msgpack can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Block(msgspec.Struct):

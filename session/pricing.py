@@ -135,6 +135,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _Dated = TypeVar("_Dated", Price, SearchPrice, RefusalRule)
+_effective_from: Final = operator.attrgetter("effective_from")
+
+_Ratio: TypeAlias = tuple[int, int]
+"""Dollars, numerator over denominator, not reduced: a `Fraction` looks for common divisors at each step."""
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -266,7 +270,7 @@ class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     day: dt.date
 
 
-def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | int | None:
+def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> _Ratio | None:
     if terms.speed != "standard" and found.omitted:
         return None  # at what speed did the other inferences run?
     total = _search_dollars(table, found.own.counters, terms.day)
@@ -274,11 +278,11 @@ def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> Fraction | int 
         dollars = _token_dollars(table, share, terms)
         if total is None or dollars is None:
             return None
-        total = total + dollars if total else dollars
+        total = (total[0] * dollars[1] + dollars[0] * total[1], total[1] * dollars[1])
     return total
 
 
-def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction | None:
+def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> _Ratio | None:
     entry = _newest(table.by_model.get(share.model or terms.model, ()), terms.day)
     if entry is None:
         return None
@@ -287,13 +291,12 @@ def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> Fraction |
         return None
     numerators, denominator = rates.fractions
     numerator = sum(map(operator.mul, tokens, numerators))
-    return Fraction(numerator * factor.numerator, denominator * factor.denominator * _TOKENS_PER_PRICE)
+    return numerator * factor.numerator, denominator * factor.denominator * _TOKENS_PER_PRICE
 
 
 def _newest(entries: Iterable[_Dated], day: dt.date) -> _Dated | None:
     """The one that holds on *day*."""
-    begun = (entry for entry in entries if entry.effective_from <= day)
-    return max(begun, key=lambda entry: entry.effective_from, default=None)
+    return max([entry for entry in entries if entry.effective_from <= day], key=_effective_from, default=None)
 
 
 def _rates(entry: Price, share: Share, speed: str) -> Rates | None:
@@ -345,16 +348,19 @@ def _tokens(share: Share) -> tuple[int, ...] | None:
     )
 
 
-def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> Fraction | int | None:
+def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> _Ratio | None:
     """What the server tools cost beside their tokens; None if one of them has no price per use."""
     used = {path: count for path, count in counters.items() if count and path.startswith("server_tool_use/")}
     searches = used.pop(_WEB_SEARCHES, 0)
     if used.keys() - _FREE_SERVER_TOOLS:
         return None
     if not searches:
-        return 0
+        return 0, 1
     newest = _newest(table.web_search, day)
-    return None if newest is None else searches * Fraction(newest.per_thousand) / _SEARCHES_PER_PRICE
+    if newest is None:
+        return None
+    numerator, denominator = newest.per_thousand.as_integer_ratio()
+    return searches * numerator, denominator * _SEARCHES_PER_PRICE
 
 
 def _billed_refusal(table: PriceTable, day: dt.date, category: object) -> bool | None:
@@ -379,9 +385,9 @@ def _day(at: Time) -> dt.date:
     return at.astimezone(dt.UTC).date()
 
 
-def _picodollars(dollars: Fraction | int) -> int:
+def _picodollars(dollars: _Ratio) -> int:
     """Rounded to the nearest, halves up."""
-    numerator, denominator = dollars.as_integer_ratio()
+    numerator, denominator = dollars
     return (2 * numerator * PICODOLLARS_PER_DOLLAR + denominator) // (2 * denominator)
 
 

@@ -16,10 +16,10 @@ from session.errors import UnreadableJsonError
 from session.events import BlockReceived, ResponseInterrupted, ResponseReceived
 from session.messages import assistant_message, escaped, joined
 from session.pricing import usage_recorded
+from session.recording._deltas import Deltas, deltas_at
 from session.recording._redaction import redacted_bytes, redacted_text
 from session.recording._server_sent import Splitter
 from session.recording.chunks import is_derived, pack, source
-from session.recording.deltas import Deltas, deltas_at
 from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class StreamReading:
         body, place = b"".join(self._noted[self._looked_at + 1 :: 2]), 0
         self._looked_at = len(self._noted)
         events: list[SessionEvent] = []
-        while self._splitter.is_between:
+        usual = self._splitter.is_between
+        while usual:
             if run := deltas_at(body, place):
                 deltas, place = run
                 self._made_of.append(deltas)
@@ -152,11 +153,11 @@ class StreamReading:
                 self._made_of.append(found[0])
                 events += self._read(found[1], found[2])
             else:
-                break
-        rest = body[place:]
-        self._made_of.append(rest)
-        for sent in self._splitter.feed(rest):
-            events += self._read(sent.name, sent.data)
+                usual = False
+        if rest := body[place:]:
+            self._made_of.append(rest)
+            for sent in self._splitter.feed(rest):
+                events += self._read(sent.name, sent.data)
         if self._assembly.complete:
             events += self._completed(self._assembly.completed())
         elif told := self._error or self._assembly.error:
@@ -182,9 +183,7 @@ class StreamReading:
     def _block(self, block: FinishedBlock) -> SessionEvent:
         kept = redacted_bytes(block.block, self.terms.redact)
         self._redacted = self._redacted or kept != block.block
-        self._blocks.append(
-            msgspec.structs.replace(block, block=kept, tool_use_id=_name(block.tool_use_id, self.terms))
-        )
+        self._blocks.append(FinishedBlock(block.index, kept, tool_use_id=_name(block.tool_use_id, self.terms)))
         return BlockReceived(self.terms.request_id, block.index, kept, self._blocks[-1].tool_use_id)
 
     def _completed(self, facts: Completed) -> list[SessionEvent]:

@@ -128,8 +128,10 @@ class Recorder(Middleware):
         said = asked(request, self._redact)
         if said is None:
             return call_next(request)
-        recording = _Recording(self, Call(said), self._journals.now, _at_once)
-        run_now(self._look_after(self._journals.now, _at_once))
+        journal = self._journals.now
+        recording = _Recording(self, Call(said), journal, _at_once)
+        if self._abandoned:
+            run_now(self._look_after(journal, _at_once))
         if not run_now(recording.begin()):
             return call_next(request)
         try:
@@ -155,8 +157,10 @@ class Recorder(Middleware):
         said = asked(request, self._redact)
         if said is None:
             return await call_next(request)
-        recording = _Recording(self, Call(said), self._journals.awaited, finished)
-        await self._look_after(self._journals.awaited, finished)
+        journal = self._journals.awaited
+        recording = _Recording(self, Call(said), journal, finished)
+        if self._abandoned:
+            await self._look_after(journal, finished)
         try:
             if not await recording.begin():
                 return await call_next(request)

@@ -23,7 +23,7 @@ import msgspec
 from session import jsontext
 from session.errors import EventDataError, UnreadableJsonError
 from session.events import ResponseReceived
-from session.recording.deltas import Deltas
+from session.recording._deltas import Deltas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -347,9 +347,16 @@ def _streamed_input(block: bytes) -> bytes:
 
 
 def _compressed(plain: bytes) -> bytes:
-    window, memory = (13, 5) if len(plain) < _SMALL_PLAIN else (zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
-    compressor = zlib.compressobj(6, zlib.DEFLATED, window, memory, zlib.Z_DEFAULT_STRATEGY, _USUAL)
+    compressor = (_SMALL_COMPRESSOR if len(plain) < _SMALL_PLAIN else _LARGE_COMPRESSOR).copy()
     return compressor.compress(plain) + compressor.flush()
+
+
+def _compressor(window: int, memory: int) -> zlib._Compress:
+    return zlib.compressobj(6, zlib.DEFLATED, window, memory, zlib.Z_DEFAULT_STRATEGY, _USUAL)
+
+
+_SMALL_COMPRESSOR: Final = _compressor(13, 5)  # they are copied: they have taken the dictionary in
+_LARGE_COMPRESSOR: Final = _compressor(zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
 
 
 def _varints(numbers: Sequence[int]) -> bytes:

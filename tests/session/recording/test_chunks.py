@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from typing import Any
@@ -14,12 +15,17 @@ from hypothesis import strategies as st
 from session import jsontext
 from session.errors import EventDataError
 from session.events import ResponseReceived
+from session.recording._deltas import Deltas, deltas_at
 from session.recording._server_sent import Splitter
 from session.recording.chunks import Chunk, chunks_of, is_derived, pack, source, unpack
-from session.recording.deltas import Deltas, deltas_at
 from session.response import Assembly
 from session.testing import Reply, calls, says, thinks, wire
 
+OF_THE_FIRST_FORMAT = base64.b85decode(
+    "0a&Et#XGALW?<kZ0#dj3gtp#Hbxl$0(W1mk^E|VHg3{8ew4&U+qRb4_v?TLEQoEWEh(A+2@n=Y4^=gE-dNrnU^*SJh5G8dv%?c+5aaJXq!9hD)8C"
+    "dDmRv=*cz`J4Ky*~ghU{u1_8X>td9KhBVQez8L3Zgf-s2jdyHo6Ab0SruRG|24aIfa3pc3GcH7qL;jARyBrjKmcSq~=aTnlw|<N2Dlerc&6>L2H<p"
+    "Vy1O+TB;BO043#+RR"
+)
 TEXTS = st.text(max_size=60) | st.sampled_from(["", "\u0000", '"\\/\n', "\ud800", "é" * 50, "a" * 300])
 BLOCKS = st.one_of(
     TEXTS.map(says),
@@ -114,6 +120,60 @@ def test_content_is_not_held_twice() -> None:
     assert is_derived(account, made_of, copied_from)
     assert len(account) < 6 * len(events), "a few bytes per chunk"
     assert len(account) < 0.3 * len(copied_from)
+
+
+def test_an_account_of_the_first_format_is_still_read() -> None:
+    answer = [says("Some text, said in pieces."), calls("read", {"path": "a.md"}, "toolu_1")]
+    events, copied_from = streamed(answer)
+    assert unpack(OF_THE_FIRST_FORMAT, copied_from) == [
+        Chunk(11 * number, piece) for number, piece in enumerate(events)
+    ]
+
+
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 300)), min_size=1, max_size=9), st.binary(max_size=20))
+def test_deltas_are_found_as_they_are(said: list[tuple[str, int]], rest: bytes) -> None:
+    begin = (
+        b"event: content_block_delta\n"
+        b'data: {"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"'
+    )
+    texts = [jsontext.encode(text)[1:-1] for text, _ in said]
+    deltas = Deltas(begin, texts, [padding for _, padding in said])
+    assert deltas_at(b"before" + deltas.body + rest, 6) == (deltas, 6 + len(deltas.body))
+    assert jsontext.parse(deltas.together)["delta"]["text"] == jsontext.parse(b'"' + deltas.text + b'"')
+    copied_from = b"...." + deltas.text
+    account = pack([deltas.body], [3], [deltas], copied_from)
+    assert unpack(account, copied_from) == [Chunk(3, deltas.body)]
+    assert is_derived(account, [deltas], copied_from)
+    assert is_derived(account, [deltas], b"") == (not deltas.text)
+
+
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [
+        (b"event: content_block_delta\n", b""),
+        (b"\n\n", b"\n"),
+        (b'"a"', rb'"\x"'),
+        (b'"a"}', b'"a"},"x":1'),
+        (b'text_delta","text"', b'signature_delta","signature"'),
+    ],
+)
+def test_an_event_of_another_form_is_left_alone(usual: bytes, other: bytes) -> None:
+    event = (
+        b"event: content_block_delta\n"
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n'
+    )
+    assert deltas_at(event, 0) is not None
+    assert deltas_at(event.replace(usual, other), 0) is None
+
+
+def test_deltas_of_two_blocks_are_two() -> None:
+    events = [
+        b"event: content_block_delta\ndata: "
+        b'{"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":"a"}}\n\n' % index
+        for index in (0, 0, 1)
+    ]
+    first, end = deltas_at(b"".join(events), 0) or pytest.fail("none found")
+    assert (first.texts, end) == ([b"a", b"a"], len(events[0]) * 2)
 
 
 def test_a_plain_body_costs_a_hundred_bytes() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -338,3 +339,29 @@ def test_a_line_that_comes_in_many_pieces_is_put_together_once() -> None:
     found = [event for place in range(0, len(whole), 4096) for event in splitter.feed(whole[place : place + 4096])]
     assert [event.data for event in found] == [whole[6:-2]]
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("read", ["to the end", "closed"])
+def test_a_response_that_is_over_does_not_wait_for_the_garbage_collector(read: str) -> None:
+    client = ScriptedApi([LONG]).client(middleware=[Recorder(in_memory())])
+    gc.collect()
+    gc.disable()
+    try:
+        with client.messages.with_streaming_response.create(stream=True, **GO) as response:
+            seen = weakref.ref(response.http_response)
+            if read == "to the end":
+                assert list(response.iter_bytes())
+        del response
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_two_recorders_of_one_response_do_not_take_each_other_away() -> None:
+    storages = [in_memory(), in_memory()]
+    recorders = [Recorder(storage) for storage in storages]
+    client = ScriptedApi([LONG]).client(middleware=[*recorders])
+    with client.messages.stream(**GO) as stream:
+        stream.until_done()
+    for storage, recorder in zip(storages, recorders, strict=True):
+        assert ends(events_of(storage, recorder.sessions[0])) == ["answer"]
