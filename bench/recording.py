@@ -1,10 +1,13 @@
 """What does recording cost a program: time per call, bytes per turn, and does any of it grow with the history?
 
 1. A call: the real client asks a server in another process over a loopback socket, which answers 900 B, streamed in 40
-   pieces or whole, without any delay. A bare call is that call without a recorder: what the client needs for it, with
-   an API that takes no time to think; a real one takes seconds. The third contestant is a bare call in which somebody
-   makes the appends of the recorded one, at the same moments, knowing what to write. Bar: a recorded call takes longer
-   than that by at most 10 % of a bare one. In turns, the median of each round; CPU time of the process beside it.
+   pieces or whole. A bare call is that call without a recorder. The third contestant is a bare call in which somebody
+   makes the appends of the recorded one, at the same moments, knowing what to write. A recorded call takes longer than
+   that by so many percent of a bare one. In every order in turn, the median of each round; CPU time beside it.
+
+   Twice: of an API that takes a twentieth of a second to think and then 2 ms a piece, over ten times faster than any
+   real one, with a durable log ("disk"). Bar: at most 10 %. And of one that takes no time at all, where a call is
+   nothing but the client's own work, with a log that costs as little ("os"): how much that work grows. No bar.
 2. Bytes: an agent's loop (asks of 200 B, answers of 1.5 KB, tool results of 3 to 30 KB). Bar: the file has at most 1.5
    times the bytes of the messages, tools and system, each once.
 3. Growth: a chat of 5,000 turns (250 B and 900 B), each request with the whole history. Bars: a turn costs the same
@@ -17,12 +20,13 @@ measured is a client's call.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import httpx2
 import msgspec
@@ -30,7 +34,7 @@ from anthropic import Anthropic, APIResponse, Middleware
 from anthropic._models import FinalRequestOptions
 from anthropic.types import Message
 
-from bench.harness import Contestant, Finding, Result, Series, Size, content_hash, file_bytes, interleave
+from bench.harness import Contestant, Durability, Finding, Result, Series, Size, content_hash, file_bytes, interleave
 from bench.report import run_alone
 from bench.workload import Text
 from session.recording import Recorder
@@ -54,31 +58,50 @@ BARS: Final = 40  # characters of the longest bar of the plot
 
 def run(size: Size) -> Result:
     """All three parts."""
+    costs: list[_CallCost] = []
     with size.scratch() as directory:
-        with _server(directory) as address:
-            costs = [_call_cost(size, directory / kind, address, kind) for kind in _ASKED]
+        for api in _APIS:
+            with _server(directory / api.name, api) as address:
+                costs += [_call_cost(size, directory / api.name, address, api, kind) for kind in _ASKED]
         loop = _loop_bytes(size, directory)
         growth = _growth(size, directory)
     series = [each for cost in costs for each in cost.series] + [loop.series, *growth.series]
     findings = [cost.finding for cost in costs] + [loop.finding, *growth.findings]
-    return Result(QUESTION, series, findings, {f"every event, {cost.kind}": cost.hashes for cost in costs}, growth.plot)
+    return Result(QUESTION, series, findings, {f"every event, {cost.what}": cost.hashes for cost in costs}, growth.plot)
 
 
 # --- 1: a call --------------------------------------------------------------------------------------------------------
 
 
+class _Api(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it takes, and what its calls are recorded in, and held to."""
+
+    name: str
+    seconds_to_think: float
+    seconds_per_piece: float
+    durability: Literal["disk", "os"]
+    calls: int
+    most_percent: float | None
+
+
+_APIS: Final = (
+    _Api(name="fast", seconds_to_think=0.05, seconds_per_piece=0.002, durability="disk", calls=12, most_percent=10),
+    _Api(name="instant", seconds_to_think=0, seconds_per_piece=0, durability="os", calls=42, most_percent=None),
+)
+
+
 class _CallCost(msgspec.Struct):
-    kind: str
+    what: str
     series: list[Series]
     finding: Finding
     hashes: dict[str, str]
 
 
-def _call_cost(size: Size, directory: Path, address: str, kind: str) -> _CallCost:
-    calls_made = size.pick(full=40, small=3)
+def _call_cost(size: Size, directory: Path, address: str, api: _Api, kind: str) -> _CallCost:
+    what = f"{kind}, {api.name} API"
     with contextlib.ExitStack() as stack:
         recorded_in, again = [
-            stack.enter_context(BlockingEventSessionStorage(directory.with_name(f"{kind} {name}"), durability="os"))
+            stack.enter_context(BlockingEventSessionStorage(directory / f"{kind} {name}", durability=api.durability))
             for name in ("recorded", "again")
         ]
         recorder = Recorder(recorded_in)
@@ -87,40 +110,44 @@ def _call_cost(size: Size, directory: Path, address: str, kind: str) -> _CallCos
             stack.enter_context(_client(address, middleware=middleware)) for middleware in ((), [recorder], [appends])
         ]
         _ASKED[kind](recorded, -1)  # so that there is always one whose appends can be made again
+        calls_made = size.pick(full=api.calls, small=3)
         turns = _InTurns((bare, recorded, appended), appends, calls_made, _ASKED[kind])
-        series = list(interleave(size, _contestants(turns, kind)).values())
-        return _CallCost(kind, series, _added(series, kind), appends.hashes())
+        series = list(interleave(size, _contestants(turns, what, api.durability)).values())
+        return _CallCost(what, series, _added(series, what, api.most_percent), appends.hashes())
 
 
-def _contestants(turns: _InTurns, kind: str) -> list[Contestant]:
+def _contestants(turns: _InTurns, what: str, durability: Durability) -> list[Contestant]:
     def first(number: int) -> float:
         turns.play(number)
         return turns.median(0, 0)
 
     return [
-        Contestant(f"{kind}: bare call", "-", first),
-        Contestant(f"{kind}: recorded call", "os", lambda _: turns.median(1, 0)),
-        Contestant(f"{kind}: bare call and its appends", "os", lambda _: turns.median(2, 0)),
-        Contestant(f"{kind}: bare call, CPU", "-", lambda _: turns.median(0, 1)),
-        Contestant(f"{kind}: recorded call, CPU", "os", lambda _: turns.median(1, 1)),
-        Contestant(f"{kind}: bare call and its appends, CPU", "os", lambda _: turns.median(2, 1)),
+        Contestant(f"{what}: bare call", "-", first),
+        Contestant(f"{what}: recorded call", durability, lambda _: turns.median(1, 0)),
+        Contestant(f"{what}: bare call and its appends", durability, lambda _: turns.median(2, 0)),
+        Contestant(f"{what}: bare call, CPU", "-", lambda _: turns.median(0, 1)),
+        Contestant(f"{what}: recorded call, CPU", durability, lambda _: turns.median(1, 1)),
+        Contestant(f"{what}: bare call and its appends, CPU", durability, lambda _: turns.median(2, 1)),
     ]
 
 
-def _added(series: Sequence[Series], kind: str) -> Finding:
+def _added(series: Sequence[Series], what: str, most_percent: float | None) -> Finding:
     bare, recorded, appended = (each.values for each in series[:3])
     added = [100 * (more - less) / alone for alone, more, less in zip(bare, recorded, appended, strict=True)]
-    return Finding(f"{kind}: added beyond the appends / bare call", statistics.median(added), "%", at_most=10)
+    about = f"{what}: added beyond the appends / bare call"
+    return Finding(about, statistics.median(added), "%", at_most=most_percent)
 
 
 @contextlib.contextmanager
-def _server(directory: Path) -> Iterator[str]:
+def _server(directory: Path, api: _Api) -> Iterator[str]:
     """A scripted API in a process of its own."""
+    directory.mkdir()
     script, port = directory / "script.py", directory / "port"
     text = Text(1).take(900).decode()
+    delay = f"Delay(before_seconds={api.seconds_to_think}, between_seconds={api.seconds_per_piece})"
     script.write_text(
-        "from session.testing import Reply\n"
-        f"def script(_body, _number):\n    return Reply(content={text!r}, id='msg_1')\n"
+        "from session.testing import Delay, Reply\n"
+        f"def script(_body, _number):\n    return Reply(content={text!r}, id='msg_1', delay={delay})\n"
     )
     command = [sys.executable, "-m", "session.testing.api", "--script", str(script), "--port-file", str(port)]
     with subprocess.Popen(command) as process:
@@ -153,9 +180,9 @@ _ASKED: Final = {"streamed": _ask_for_a_stream, "whole": _ask_for_all_at_once}
 
 
 class _InTurns:
-    """Makes a bare call, a recorded one, a bare one with the appends of a recorded one in it, and so on, each as often
-    first, second and third: the moods of the machine, threads that have gone to sleep meanwhile, and what the call
-    before has left in the processor's caches, hit all alike.
+    """Makes a bare call, a recorded one, and a bare one with the appends of a recorded one in it, in every order in
+    turn: the moods of the machine, threads that have gone to sleep meanwhile, and what the call before has left in the
+    processor's caches, hit all alike.
     """
 
     def __init__(
@@ -170,9 +197,9 @@ class _InTurns:
     def play(self, number: int) -> None:
         """All calls of a round."""
         self._times = [[] for _ in self._clients]
+        orders = list(itertools.permutations(range(len(self._clients))))
         for call in range(number * 1000, number * 1000 + self._count):
-            for place in range(len(self._clients)):
-                which = (call + place) % len(self._clients)
+            for which in orders[call % len(orders)]:
                 client = self._clients[which]
                 if client is self._clients[-1]:
                     self._appends.look()
