@@ -14,7 +14,7 @@ from eventstore._layout import IDENTITY, LOG_ID_BYTES, pack_identity
 from eventstore._ledger import Ledger
 from eventstore._lmdb import LARGEST_MAP_BYTES, Durability, Environment, check_identity, create_environment
 from eventstore._reader import Reader
-from eventstore._requests import Query, draw
+from eventstore._requests import Query, RandomPool, draw
 from eventstore._writer import Writer
 from eventstore.errors import ForkedProcessError, InvalidEventError, LogInUseError, LogNotFoundError
 
@@ -56,6 +56,7 @@ class Engine:
         self.path = path
         self.options = options
         self.clock: Final = _checked(options.clock)
+        self.entropy: Final = RandomPool() if options.entropy is os.urandom else options.entropy
         self.users = 0
         self._process = os.getpid()
         check_file_system(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+import os
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from eventstore._restore import Segment
 
 T = TypeVar("T")
+_BYTES_FOR_ONE: Final = SALT_BYTES + COMMIT_ID_BYTES
+_DRAWS_FETCHED: Final = 128
 Query: TypeAlias = "Callable[[Reader, Transaction], T]"
 """What reads a few rows, in a transaction."""
 
@@ -133,6 +136,28 @@ def put_snapshot(stream: str, name: str, revision: int, version: int, data: byte
     check_bounds(version=version)
     check_snapshot_data(data)
     return Request(lambda ledger: ledger.put_snapshot(encoded, label, revision, version, data), len(data), stream)
+
+
+class RandomPool:
+    """`os.urandom` for appends of one event, of which it fetches many at a time: a system call costs what a tenth of an
+    append does. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._draws: list[bytes] = []
+
+    def __call__(self, wanted: int) -> bytes:
+        """That many random bytes."""
+        if wanted != _BYTES_FOR_ONE:
+            return os.urandom(wanted)
+        try:
+            return self._draws.pop()
+        except IndexError:
+            random = os.urandom(_BYTES_FOR_ONE * _DRAWS_FETCHED)
+            draws = [random[place : place + _BYTES_FOR_ONE] for place in range(0, len(random), _BYTES_FOR_ONE)]
+            drawn = draws.pop()
+            self._draws += draws
+            return drawn
 
 
 def draw(entropy: Callable[[int], bytes], wanted: int) -> bytes:

@@ -127,7 +127,7 @@ class BlockingLmdbEventLog:
     ) -> Commit:
         """See `EventLog.append`."""
         engine = self.engine
-        return engine.writer.call(_requests.append(engine.options.entropy, stream, events, expected, commit_id))
+        return engine.writer.call(_requests.append(engine.entropy, stream, events, expected, commit_id))
 
     def head(self, stream: str) -> Head | None:
         """See `EventLog.head`."""
@@ -254,7 +254,7 @@ class BlockingLmdbEventLog:
     ) -> Head:
         """See `EventLog.fork`."""
         engine = self.engine
-        return engine.writer.call(_requests.fork(engine.options.entropy, parent, child, at, events, commit_id))
+        return engine.writer.call(_requests.fork(engine.entropy, parent, child, at, events, commit_id))
 
     def children(self, stream: str) -> list[Head]:
         """See `EventLog.children`."""

@@ -109,7 +109,7 @@ class LmdbEventLog:
     ) -> Commit:
         """See `EventLog.append`."""
         engine = self.blocking.engine
-        request = _requests.append(engine.options.entropy, stream, events, expected, commit_id)
+        request = _requests.append(engine.entropy, stream, events, expected, commit_id)
         return await engine.writer.call_async(request)
 
     async def head(self, stream: str) -> Head | None:
@@ -160,7 +160,7 @@ class LmdbEventLog:
     ) -> Head:
         """See `EventLog.fork`."""
         engine = self.blocking.engine
-        request = _requests.fork(engine.options.entropy, parent, child, at, events, commit_id)
+        request = _requests.fork(engine.entropy, parent, child, at, events, commit_id)
         return await engine.writer.call_async(request)
 
     async def children(self, stream: str) -> list[Head]:
