@@ -20,13 +20,18 @@ _BEGIN: Final = _EVENT + (
     rb'\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"'
 )
 _TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+'
-_RUN: Final = re.compile(rb'(%b)%b"\} *\}\n\n(?:\1%b"\} *\}\n\n)*+' % (_BEGIN, _TEXT, _TEXT))
-_BETWEEN: Final = re.compile(rb'"\}( *)\}\n\n' + _BEGIN)
+MOST_PADDING: Final = 255
+_PADDING: Final = rb" {0,%d}+" % MOST_PADDING
+_RUN: Final = re.compile(rb'(%b)%b"\}%b\}\n\n(?:\1%b"\}%b\}\n\n)*+' % (_BEGIN, _TEXT, _PADDING, _TEXT, _PADDING))
+_BETWEEN: Final = re.compile(rb'"\}(%b)\}\n\n' % _PADDING + _BEGIN)
+
+is_begin: Final = re.compile(_BEGIN).fullmatch
+"""Whether these bytes can be `Deltas.begin`."""
 
 
 class Deltas(msgspec.Struct, frozen=True, gc=False):
     """Events with deltas of one kind for one block. All of each event up to its text is *begin*; the *texts* are the
-    insides of JSON strings, the *paddings* numbers of spaces.
+    insides of JSON strings, the *paddings* numbers of spaces, up to `MOST_PADDING`.
     """
 
     begin: bytes

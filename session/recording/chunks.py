@@ -1,14 +1,14 @@
 """In which pieces a body arrived, and when, kept beside the content without holding it twice. Pure.
 
-The account of a body, compressed with a fixed dictionary:
+An account is a byte that names its format, and behind it, compressed with a fixed dictionary:
 
     number of chunks, then per chunk: milliseconds since the one before, length + 1 (0: up to the end of an event)
     the body, in which each piece that stands in the recorded blocks is COPY, bytes skipped there, bytes copied;
     and events with deltas whose texts follow each other there are RUN, bytes skipped there, number of events,
     length of `Deltas.begin`, that, then per event: length of the text, length of the padding
 
-All numbers are unsigned varints. A body that holds COPY or RUN itself, as no JSON does, is kept as it is, compressed.
-Accounts of the first format have no RUN.
+Formats: 1, of earlier versions, has no RUN; 2 has neither mark, for bodies that hold one of these bytes, as no JSON
+does; 3 has both. All numbers are unsigned varints, of at most ten bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from session import jsontext
 from session.errors import EventDataError, UnreadableJsonError
 from session.events import ResponseReceived
-from session.recording._deltas import Deltas
+from session.recording._deltas import MOST_PADDING, Deltas, is_begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +44,7 @@ _COPY_HERE: Final = b"\x00\x00"  # nothing skipped
 _LONG_EVENT: Final = 400  # a block that comes whole in its first event: worth a look at its members
 _TO_EVENT_END: Final = b"\x00"
 _SEVEN_BITS: Final = 0x7F
+_MOST_SHIFT: Final = 63
 _SMALL: Final = [bytes([number]) for number in range(_SEVEN_BITS + 1)]  # most numbers are
 _SMALL_PLAIN: Final = 16_384  # for which a quarter of a megabyte of tables, taken and given back, is not worth while
 _WINDOW: Final = 65_536  # how far apart two pieces of the content may be in the blocks
@@ -144,8 +145,8 @@ def unpack(packed: bytes, copied_from: bytes) -> list[Chunk]:
         raise ValueError(f"format {packed[:1]!r} is not known")
     decompressor = zlib.decompressobj(zdict=_USUAL)
     plain = decompressor.decompress(packed[1:])
-    if not decompressor.eof:
-        raise ValueError("it is cut off")
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("it is cut off, or something stands behind it")
     count, place = _number(plain, 0)
     marks: list[tuple[int, int]] = []
     for _ in range(count):
@@ -163,8 +164,12 @@ def _cut(body: bytes, marks: Iterable[tuple[int, int]]) -> Iterator[Chunk]:
             event_end = next(ends, len(body) + 1)
         at_ms += waited
         end = begin + length - 1 if length else event_end
+        if end > len(body):
+            raise ValueError("it tells of more than the body has")
         yield Chunk(at_ms, body[begin:end])
-        begin = min(end, len(body))
+        begin = end
+    if begin < len(body):
+        raise ValueError("it does not tell of all of the body")
 
 
 def _marks(pieces: Sequence[bytes], times_ms: Sequence[int], body: bytes) -> bytes:
@@ -201,6 +206,10 @@ def _ends(body: bytes) -> list[int]:
 
 def _skeleton(made_of: Sequence[bytes | Deltas], copied_from: bytes) -> list[bytes]:
     """A body with copies in place of what stands in *copied_from*, which is gone through once from front to back."""
+    if len(made_of) == 1 and isinstance(message := made_of[0], bytes) and message.startswith(b"{"):
+        parts = _around_content(message)
+        _copy(parts, copied_from, 0)
+        return [b"".join(parts)]
     found: list[bytes] = []
     between: list[bytes] = []
     place = 0
@@ -230,10 +239,6 @@ def _run(deltas: Deltas, copied_from: bytes, place: int) -> tuple[bytes, int]:
 
 def _text(body: bytes, copied_from: bytes, place: int) -> tuple[bytes, int]:
     """*body* with copies, and the place behind what was copied last."""
-    if body[:1] == b"{":
-        parts = _around_content(body)
-        place = _copy(parts, copied_from, place)
-        return b"".join(parts), place
     found: list[bytes] = []
     done = 0
     for begin, end in _long_blocks(body):
@@ -251,8 +256,8 @@ def _text(body: bytes, copied_from: bytes, place: int) -> tuple[bytes, int]:
 
 
 def _copy(parts: list[bytes], copied_from: bytes, place: int) -> int:
-    """Put a copy in place of every third one of *parts* that stands in *copied_from*, at *place* or not far behind it.
-    The place behind the last of them.
+    """Put a copy in place of every third one of *parts* that stands in *copied_from*, at *place* or not far behind it:
+    of those that `_DELTA` splits a body into, the texts. The place behind the last copy.
     """
     for index in range(2, len(parts), 3):
         piece = parts[index]
@@ -277,7 +282,7 @@ def _rebuilt(skeleton: bytes, copied_from: bytes, marks: re.Pattern[bytes]) -> b
         place += skipped
         if mark[0] == _COPY:
             length, done = _number(skeleton, done)
-            parts.append(copied_from[place : place + length])
+            parts.append(_copied(copied_from, place, length))
         else:
             deltas, done = _deltas(skeleton, done, copied_from, place)
             parts.append(deltas.body)
@@ -292,18 +297,28 @@ def _deltas(skeleton: bytes, done: int, copied_from: bytes, place: int) -> tuple
     count, done = _number(skeleton, done)
     length, done = _number(skeleton, done)
     found = Deltas(skeleton[done : done + length], [], [])
+    if not is_begin(found.begin):
+        raise ValueError("it has a run of something else than deltas")
     done += length
     for _ in range(count):
         length, done = _number(skeleton, done)
         padding, done = _number(skeleton, done)
-        found.texts.append(copied_from[place : place + length])
+        if padding > MOST_PADDING:
+            raise ValueError(f"a padding of {padding} spaces")
+        found.texts.append(_copied(copied_from, place, length))
         found.paddings.append(padding)
         place += length
     return found, done
 
 
+def _copied(copied_from: bytes, place: int, length: int) -> bytes:
+    if place + length > len(copied_from):
+        raise ValueError("it copies more than is recorded")
+    return copied_from[place : place + length]
+
+
 def _around_content(body: bytes) -> list[bytes]:
-    """The message *body*, cut before its content and behind."""
+    """The message *body*, cut for `_copy` before its content and behind."""
     try:
         content = jsontext.members(body).get("content", b"")
     except UnreadableJsonError:
@@ -379,10 +394,11 @@ def _number(raw: bytes, place: int) -> tuple[int, int]:
     if number <= _SEVEN_BITS:
         return number, place
     number &= _SEVEN_BITS
-    while True:
+    while shift <= _MOST_SHIFT:
         byte = raw[place]
         place += 1
         number |= (byte & _SEVEN_BITS) << shift
         if byte <= _SEVEN_BITS:
             return number, place
         shift += 7
+    raise ValueError("a number of more than ten bytes")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+import time
+import zlib
 from typing import Any
 
 import msgspec
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from session import jsontext
 from session.errors import EventDataError
 from session.events import ResponseReceived
-from session.recording._deltas import Deltas, deltas_at
+from session.recording import chunks
+from session.recording._deltas import MOST_PADDING, Deltas, deltas_at
 from session.recording._server_sent import Splitter
 from session.recording.chunks import Chunk, chunks_of, is_derived, pack, source, unpack
 from session.response import Assembly
@@ -25,6 +28,9 @@ OF_THE_FIRST_FORMAT = base64.b85decode(
     "0a&Et#XGALW?<kZ0#dj3gtp#Hbxl$0(W1mk^E|VHg3{8ew4&U+qRb4_v?TLEQoEWEh(A+2@n=Y4^=gE-dNrnU^*SJh5G8dv%?c+5aaJXq!9hD)8C"
     "dDmRv=*cz`J4Ky*~ghU{u1_8X>td9KhBVQez8L3Zgf-s2jdyHo6Ab0SruRG|24aIfa3pc3GcH7qL;jARyBrjKmcSq~=aTnlw|<N2Dlerc&6>L2H<p"
     "Vy1O+TB;BO043#+RR"
+)
+BEGIN = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"'
 )
 TEXTS = st.text(max_size=60) | st.sampled_from(["", "\u0000", '"\\/\n', "\ud800", "é" * 50, "a" * 300])
 BLOCKS = st.one_of(
@@ -130,14 +136,10 @@ def test_an_account_of_the_first_format_is_still_read() -> None:
     ]
 
 
-@given(st.lists(st.tuples(TEXTS, st.integers(0, 300)), min_size=1, max_size=9), st.binary(max_size=20))
+@given(st.lists(st.tuples(TEXTS, st.integers(0, MOST_PADDING)), min_size=1, max_size=9), st.binary(max_size=20))
 def test_deltas_are_found_as_they_are(said: list[tuple[str, int]], rest: bytes) -> None:
-    begin = (
-        b"event: content_block_delta\n"
-        b'data: {"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"'
-    )
     texts = [jsontext.encode(text)[1:-1] for text, _ in said]
-    deltas = Deltas(begin, texts, [padding for _, padding in said])
+    deltas = Deltas(BEGIN, texts, [padding for _, padding in said])
     assert deltas_at(b"before" + deltas.body + rest, 6) == (deltas, 6 + len(deltas.body))
     assert jsontext.parse(deltas.together)["delta"]["text"] == jsontext.parse(b'"' + deltas.text + b'"')
     copied_from = b"...." + deltas.text
@@ -154,6 +156,7 @@ def test_deltas_are_found_as_they_are(said: list[tuple[str, int]], rest: bytes) 
         (b"\n\n", b"\n"),
         (b'"a"', rb'"\x"'),
         (b'"a"}', b'"a"},"x":1'),
+        (b'"a"}', b'"a"}' + b" " * (MOST_PADDING + 1)),
         (b'text_delta","text"', b'signature_delta","signature"'),
     ],
 )
@@ -196,6 +199,66 @@ def test_a_damaged_account_is_an_error() -> None:
     for damaged in (b"\x09" + account[1:], account[:-3], account[:1] + b"x" * 40):
         with pytest.raises(EventDataError, match="account of chunks"):
             chunks_of(msgspec.structs.replace(received, chunks=damaged), [block])
+
+
+@given(
+    st.lists(BLOCKS, min_size=1, max_size=2),
+    st.sampled_from([1, 2, 3]),
+    st.lists(st.tuples(st.integers(0, 2_000), st.binary(max_size=12)), max_size=3),
+    st.booleans(),
+)
+def test_whatever_a_damaged_account_claims_it_is_an_error_or_a_body(
+    content: list[Any], format_number: int, damage: list[tuple[int, bytes]], complete: bool
+) -> None:
+    """Damage that the checksum of the compression does not see: each number may claim anything."""
+    events, _ = streamed(content)
+    blocks = _assembled(events) if complete else []
+    account = pack(events, range(len(events)), taken_apart(events), source(_assembled(events)))
+    decompressor = zlib.decompressobj(zdict=chunks._USUAL)
+    plain = bytearray(decompressor.decompress(account[1:]))
+    for place, put in damage:
+        plain[place : place + len(put)] = put
+    received = ResponseReceived("call_1", blocks=1, chunks=bytes([format_number]) + chunks._compressed(bytes(plain)))
+    try:
+        found = chunks_of(received, blocks) or []
+    except EventDataError:
+        return
+    assert sum(len(chunk.data) for chunk in found) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        [0, 1, 1, b"x", 0, 2**40],
+        [0, 2**40, len(BEGIN), BEGIN, 0, 0],
+        [0, 1, len(BEGIN), BEGIN, 2**40, 0],
+        [0, 1, len(BEGIN), BEGIN, 0, 2**40],
+        [2**40, 1, len(BEGIN), BEGIN, 1, 1],
+        [b"\xff" * 400_000],
+    ],
+)
+def test_a_run_that_claims_too_much_is_refused_at_once(claim: list[int | bytes]) -> None:
+    body = b"".join(part if isinstance(part, bytes) else chunks._varint(part) for part in claim)
+    account = b"\x03" + chunks._compressed(b"\x01\x00\x00\x01" + body)
+    began = time.process_time()
+    with pytest.raises(EventDataError, match="account of chunks"):
+        chunks_of(ResponseReceived("call_1", blocks=0, chunks=account))
+    assert time.process_time() - began < 1
+
+
+def test_an_account_that_does_not_fit_its_blocks_is_an_error() -> None:
+    events, copied_from = streamed([says("Some text.")])
+    account = pack(events, range(len(events)), taken_apart(events), copied_from)
+    received = ResponseReceived("call_1", blocks=1, chunks=account)
+    for blocks in ([], [b'{"type":"text","text":"Some"}']):
+        with pytest.raises(EventDataError, match="copies more"):
+            chunks_of(received, blocks)
+    for pieces in (events[:-1], [*events, b"more"]):
+        marks = pack(pieces, range(len(pieces)), taken_apart(events), copied_from)
+        with pytest.raises(EventDataError, match=r"all of the body|more than the body"):
+            chunks_of(msgspec.structs.replace(received, chunks=marks), _assembled(events))
+    with pytest.raises(EventDataError, match="stands behind"):
+        chunks_of(msgspec.structs.replace(received, chunks=account + b"more"), _assembled(events))
 
 
 @given(
