@@ -138,11 +138,13 @@ _Dated = TypeVar("_Dated", Price, SearchPrice, RefusalRule)
 _effective_from: Final = operator.attrgetter("effective_from")
 
 _Ratio: TypeAlias = tuple[int, int]
-"""Dollars, numerator over denominator, not reduced: a `Fraction` looks for common divisors at each step."""
+"""Dollars, numerator over denominator, not reduced, as a `Fraction` is at each step."""
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """Prices with their dates and sources. `version` names all of them; every cost carries it."""
+    """Prices with their dates and sources. `version` names all of them; every cost carries it. Once something was
+    priced with it, its lists must stay as they are.
+    """
 
     version: str
     sources: dict[str, Source] = {}
@@ -278,8 +280,15 @@ def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> _Ratio | None:
         dollars = _token_dollars(table, share, terms)
         if total is None or dollars is None:
             return None
-        total = (total[0] * dollars[1] + dollars[0] * total[1], total[1] * dollars[1])
+        total = _sum(total, dollars)
     return total
+
+
+def _sum(one: _Ratio, other: _Ratio) -> _Ratio:
+    if one[1] == other[1]:
+        return one[0] + other[0], one[1]
+    common = math.lcm(one[1], other[1])
+    return one[0] * (common // one[1]) + other[0] * (common // other[1]), common
 
 
 def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> _Ratio | None:

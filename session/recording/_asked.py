@@ -7,6 +7,7 @@ and the client, where keys live, are never read.
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -76,7 +77,7 @@ class Asked:
         """Whether a stream is asked for."""
         return self._body.get("stream") is True
 
-    @property
+    @cached_property
     def model(self) -> str:
         """The model's name, as it will be stored."""
         model = self._body.get("model")

@@ -1,7 +1,8 @@
 """A response while it is read: what of it becomes an event, and when. Pure but for the clock that is passed in.
 
-`take` is told of each chunk before the program sees it, and gives the events that must be durable by then. When the
-response has ended, in whatever way, `is_over`.
+`note` is told of each chunk of a stream before the program sees it. Most of them may wait: nothing becomes durable by
+what they say alone. Before any other (`may_wait` says no, or `is_patient`) is handed over, `take` looks at all that was
+noted, and gives the events that must be durable by then. When the response has ended, in whatever way, `is_over`.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ if TYPE_CHECKING:
     from session.recording._tee import Piece
 
 _ERROR: Final = b"error"
-_EVENT: Final = re.compile(rb"event: ([^\r\n]*+)\ndata: ([^\r\n]++)\n\n")
+_USUAL_EVENT: Final = re.compile(rb"event: ([^\r\n]*+)\ndata: ([^\r\n]++)\n\n")
 
 may_wait: Final = re.compile(
     rb"event: (content_block_delta|message_start|content_block_start|ping|message_delta)\n"
     rb'data: \{"type": ?"\1"[ -\xff]*+\n\n'
 ).fullmatch
-"""Whether a chunk is one event that finishes no block and no response, as nearly all are."""
+"""Whether a chunk is one event that finishes no block and no response, as nearly all are.
+
+It believes the first `type`: of an event with two, as the API writes none, the SDK would believe the last.
+"""
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -50,7 +54,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 class Terms(msgspec.Struct, frozen=True):
     """What is known of a response before its body: its attempt was sent at *sent_at* of *clock*, in seconds, *now_ms*
-    gives Unix time, *model* is the one that was asked.
+    gives Unix time, *model* is the one that was asked, as it is stored, *headers* are as they came.
     """
 
     request_id: str
@@ -116,7 +120,9 @@ class StreamReading:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self._noted: list[Any] = []  # when a chunk came, the chunk, and so on
+        self._noted: list[
+            Any
+        ] = []  # when a chunk came, the chunk, and so on: flat, as a pair for each is collected late
         self._looked_at = 0  # of these
         self.note: Callable[[Piece], None] = self._noted.extend
         self._made_of: list[bytes | Deltas] = []  # all that was looked at
@@ -148,7 +154,7 @@ class StreamReading:
                 deltas, place = run
                 self._made_of.append(deltas)
                 events += self._read(b"", deltas.together)
-            elif found := _EVENT.match(body, place):
+            elif found := _USUAL_EVENT.match(body, place):
                 place = found.end()
                 self._made_of.append(found[0])
                 events += self._read(found[1], found[2])
@@ -261,7 +267,8 @@ def _facts(facts: Completed) -> dict[str, Any]:
 
 
 def _how(terms: Terms) -> dict[str, Any]:
-    return {"status": terms.status, "headers": terms.headers, "duration_ms": terms.elapsed()}
+    headers = redacted_bytes(terms.headers, terms.redact)
+    return {"status": terms.status, "headers": headers, "duration_ms": terms.elapsed()}
 
 
 def interrupted(

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 from anthropic import APIConnectionError, Middleware
 
 from session import jsontext
@@ -186,7 +187,8 @@ class Recorder(Middleware):
         try:
             await self._calls.begin(call, journal)
         except RecordingFailedError as error:
-            return self._goes_on(error)
+            self._tolerate(error)
+            return False
         return True
 
     async def record(
@@ -198,7 +200,8 @@ class Recorder(Middleware):
         try:
             await self._calls.record(call, events, journal, over=over, answered=answered)
         except RecordingFailedError as error:
-            return self._goes_on(error)
+            self._tolerate(error)
+            return False
         return True
 
     def terms(self, call: Call, response: _Response) -> Terms:
@@ -212,12 +215,8 @@ class Recorder(Middleware):
             self._prices,
             self._redact,
             response.status_code,
-            self.redacted(kept_headers(response.headers, failed=not response.http_response.is_success)),
+            kept_headers(response.headers, failed=not response.http_response.is_success),
         )
-
-    def redacted(self, raw: bytes) -> bytes:
-        """*raw* as it may be stored."""
-        return redacted_bytes(raw, self._redact)
 
     def abandoned(self, recording: _Recording) -> None:
         """See `Witness`. It is looked after when the next call begins, or when this is closed."""
@@ -236,15 +235,14 @@ class Recorder(Middleware):
         session_id = call.line.session_id if call.line else self._root
         failure = RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=True)
         failure.__cause__ = error
-        self._goes_on(failure)
+        self._tolerate(failure)
 
-    def _goes_on(self, failure: RecordingFailedError) -> Literal[False]:
+    def _tolerate(self, failure: RecordingFailedError) -> None:
         """Raises *failure*, unless the program is to go on without recording that call."""
         if self._on_failure == "raise":
             raise failure
         self.failures.append(failure)
         _log.error("a call is not recorded", exc_info=failure)
-        return False
 
 
 class _Recording:
@@ -270,16 +268,18 @@ class _Recording:
         if self._call.line is None or isinstance(error, RecordingFailedError):
             return
         reason = "error" if isinstance(error, Exception) else "cancelled"
-        how = self._recorder.terms(self._call, response) if response is not None else None
-        interrupted = ResponseInterrupted(
-            self._call.request_id,
-            reason,
-            status=how.status if how else 0,
-            error=named(error) if reason == "error" else b"",
-            headers=how.headers if how else b"",
-            duration_ms=self._call.milliseconds(),
-        )
-        await self._write([interrupted])
+        told = named(error) if reason == "error" else b""
+        if response is None:
+            duration_ms = self._call.milliseconds()
+            await self._write([ResponseInterrupted(self._call.request_id, reason, error=told, duration_ms=duration_ms)])
+            return
+        terms = self._recorder.terms(self._call, response)
+        try:
+            event = interrupted(terms, reason, told)
+        except Exception as fault:  # noqa: BLE001 - of `redact`, most likely
+            await self._unreadable(terms, fault)
+        else:
+            await self._write([event])
 
     async def came(self, response: _Response, body: bytes) -> None:
         """A response came whole: an answer, or an error of the API."""
@@ -289,7 +289,7 @@ class _Recording:
                 reading = PlainReading(terms)
                 events = reading.whole(body)
             else:
-                events = [interrupted(terms, "error", self._recorder.redacted(body))]
+                events = [interrupted(terms, "error", redacted_bytes(body, terms.redact))]
         except Exception as error:  # noqa: BLE001 - of `redact`, most likely
             await self._unreadable(terms, error)
         else:
@@ -354,7 +354,8 @@ class _Recording:
         """What came cannot be recorded: the log has that the call is over, without content."""
         self._stop_reading()
         fault = jsontext.encode({"fault": f"not recorded: {type(error).__name__}"})
-        await self._write([interrupted(terms, "cancelled", fault)])
+        plain = msgspec.structs.replace(terms, headers=b"", redact=None)
+        await self._write([interrupted(plain, "cancelled", fault)])
         self._recorder.unreadable(self._call, error)
 
     async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anthropic import APIStatusError
 
 from session.errors import RecordingFailedError
 from session.events import ResponseInterrupted, ResponseReceived
 from session.recording import Recorder, _journal
 from session.recording._server_sent import Splitter
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
-from session.testing import Exact, Reply, ScriptedApi, wire
+from session.testing import Exact, Failure, Reply, ScriptedApi, wire
 from tests.session.recording.kit import ASK, body_of, events_of, in_memory, state_of, user
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _fails_on(word: str) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_redacted_is_neither_stored_nor_lost_by_a_program_that_goes_on(stream: bool) -> None:
-    for word, sent in (("Go", False), ("Some text", True)):
+    for word, sent in (("Go", False), ("Some text", True), ("req_", True)):  # the last in a header
         storage = in_memory()
         recorder = Recorder(storage, redact=_fails_on(word), on_failure="go_on")
         answer: Any = ScriptedApi([LONG]).client(middleware=[recorder]).messages.create(stream=stream, **GO)
@@ -188,6 +189,16 @@ def test_what_cannot_be_redacted_is_an_error_and_the_session_goes_on(stream: boo
     client.messages.create(**GO)
     (session_id,) = recorder.sessions
     assert ends(events_of(storage, session_id)) == ["cancelled", "answer"]
+
+
+def test_an_error_whose_headers_cannot_be_redacted_is_what_it_was() -> None:
+    storage = in_memory()
+    recorder = Recorder(storage, redact=_fails_on("req_"), on_failure="go_on")
+    client = ScriptedApi([Failure(status=529)]).client(max_retries=0, middleware=[recorder])
+    with pytest.raises(APIStatusError, match="529"):
+        client.messages.create(**GO)
+    assert [failure.sent for failure in recorder.failures] == [True]
+    assert ends(events_of(storage, recorder.sessions[0])) == ["cancelled"]
 
 
 def test_a_request_that_cannot_be_redacted_is_not_sent() -> None:
