@@ -103,7 +103,9 @@ class Calls:
         self._root = root
         self._named = 0
         self._ids = itertools.count(1)
-        self._run = secrets.token_hex(8)  # what its ids begin with: it need not ask the system for each of them
+        # What its ids begin with, so that the system is not asked for each. A child of `os.fork()` would give the same
+        # ones: the LMDB log refuses it.
+        self._run = secrets.token_hex(8)
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._prompts: OrderedDict[bytes, PromptPart] = OrderedDict()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
