@@ -171,14 +171,9 @@ def rewrites_body(client: object) -> bool:
 
 
 def kept_headers(headers: Mapping[str, str], *, failed: bool = False) -> bytes:
-    """A JSON object of the response *headers* worth keeping; why and until when it was refused only if it *failed*.
-
-    The mapping is one that takes a name in any case, as `httpx2.Headers` does.
-    """
-    if failed:
-        kept = {name.lower(): value for name, value in headers.items() if name.lower().startswith(_FAILURE_HEADERS)}
-    else:
-        kept = {name: headers[name] for name in _HEADERS if name in headers}
+    """A JSON object of the response *headers* worth keeping; why and until when it was refused only if it *failed*."""
+    names = _FAILURE_HEADERS if failed else _HEADERS
+    kept = {name.lower(): value for name, value in headers.items() if name.lower().startswith(names)}
     return jsontext.encode(kept) if kept else b""
 
 

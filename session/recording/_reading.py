@@ -24,7 +24,7 @@ from session.recording.chunks import is_derived, pack, source
 from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
@@ -71,11 +71,6 @@ class Terms(msgspec.Struct, frozen=True):
         """From the sending to *at*."""
         return round((at - self.sent_at) * 1000)
 
-    def all_milliseconds(self, times: Sequence[float]) -> list[int]:
-        """As `milliseconds`, of each."""
-        sent_at = self.sent_at
-        return [round((at - sent_at) * 1000) for at in times]
-
     def elapsed(self) -> int:
         """Milliseconds since it was sent."""
         return self.milliseconds(self.clock())
@@ -120,9 +115,8 @@ class StreamReading:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self._noted: list[
-            Any
-        ] = []  # when a chunk came, the chunk, and so on: flat, as a pair for each is collected late
+        # When a chunk came, the chunk, and so on. Flat: a pair for each would be one more thing for the collector.
+        self._noted: list[Any] = []
         self._looked_at = 0  # of these
         self.note: Callable[[Piece], None] = self._noted.extend
         self._made_of: list[bytes | Deltas] = []  # all that was looked at
@@ -225,7 +219,7 @@ class StreamReading:
             return b""
         copied_from = source(blocks)
         times, chunks = self._noted[::2], self._noted[1::2]
-        account = pack(chunks, self.terms.all_milliseconds(times), self._made_of, copied_from)
+        account = pack(chunks, list(map(self.terms.milliseconds, times)), self._made_of, copied_from)
         if self.terms.redact is not None and not is_derived(account, self._made_of, copied_from):
             return b""
         return account

@@ -284,7 +284,7 @@ def _rebuilt(skeleton: bytes, copied_from: bytes, marks: re.Pattern[bytes]) -> b
             length, done = _number(skeleton, done)
             parts.append(_copied(copied_from, place, length))
         else:
-            deltas, done = _deltas(skeleton, done, copied_from, place)
+            deltas, done = _unpacked_run(skeleton, done, copied_from, place)
             parts.append(deltas.body)
             length = len(deltas.text)
         place += length
@@ -292,8 +292,8 @@ def _rebuilt(skeleton: bytes, copied_from: bytes, marks: re.Pattern[bytes]) -> b
     return b"".join(parts)
 
 
-def _deltas(skeleton: bytes, done: int, copied_from: bytes, place: int) -> tuple[Deltas, int]:
-    """Those of a run, and where what tells of it ends."""
+def _unpacked_run(skeleton: bytes, done: int, copied_from: bytes, place: int) -> tuple[Deltas, int]:
+    """The deltas of a run, and where what tells of it ends."""
     count, done = _number(skeleton, done)
     length, done = _number(skeleton, done)
     found = Deltas(skeleton[done : done + length], [], [])
