@@ -334,12 +334,6 @@ def pack_record(position: int, header: Header, type_: bytes, meta: bytes, data: 
     return b"".join((_U32.pack(crc), body, type_, meta, data))
 
 
-def pack_event(position: int, type_: bytes, meta: bytes, data: bytes, *header: int | bytes) -> bytes:
-    """As `pack_record` of an event, for a hot loop: *header* is what stands behind the lengths."""
-    body = _HEADER_BODY.pack(FORMAT, EVENT, len(type_), len(meta), len(data), *header)
-    return b"".join((_U32.pack(crc32(body, position & 0xFFFFFFFF)), body, type_, meta, data))
-
-
 def pack_fork(position: int, stream: int, parent: int, header: Header) -> bytes:
     """Value of the record of a fork."""
     body = _FORK_BODY.pack(

@@ -323,17 +323,17 @@ class Ledger:
         size: int,
         digest: bytes,
     ) -> None:
+        type_, meta, data = event.type_, event.meta, event.data
         spine = stream.spine
         if isinstance(spine, Unloaded):
             spine = load_spine(self._transaction, stream.position, stream.version)
         jump = jump_of_next(spine)
         version = stream.version + 1
-        position = self._next_position
-        record = layout.pack_event(
-            position, event.type_, event.meta, event.data, stream.number, version, index, size,
+        header = Header(
+            layout.EVENT, len(type_), len(meta), len(data), stream.number, version, index, size,
             stream.position, jump[1] if jump else 0, time_ns, commit_id, event.salt, digest,
         )  # fmt: skip
-        self._put_last(record)
+        position = self._put_record(header, type_, meta, data)
         stream.version = version
         stream.position = position
         stream.digest = digest
