@@ -29,7 +29,7 @@ import msgspec
 from session import jsontext
 from session.events import UsageRecorded
 from session.messages import escaped
-from session.usage import PICODOLLARS_PER_DOLLAR, Share, Shares, shares
+from session.usage import PICODOLLARS_PER_DOLLAR, Share, Shares, UsualUsage, shares, usual_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,6 +40,8 @@ _MOST_PICODOLLARS: Final = 2**63 - 1  # what an event can hold: nine million dol
 _TOKENS_PER_PRICE: Final = 1_000_000
 _SEARCHES_PER_PRICE: Final = 1_000
 _NO_CATEGORY: Final = "none"
+_NO_DETAILS: Final = frozenset({b"", b"null"})
+_TERMS_KEPT: Final = 1_024
 _ONE: Final = Fraction(1)
 _PLACES_AT_STANDARD_PRICE: Final = ("global", "not_available")
 _FREE_SERVER_TOOLS: Final = frozenset({"server_tool_use/web_fetch_requests"})
@@ -161,6 +163,11 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 found.setdefault(model, []).append(entry)
         return found
 
+    @cached_property
+    def usual(self) -> dict[_Terms, _UsualPrices]:
+        """What holds on terms that came up: nearly all responses of a program are served on the same."""
+        return {}
+
 
 class RecordedUsage(msgspec.Struct, frozen=True):
     """What `reprice` needs of a recorded response; `stop_details` as in its message, if it has any."""
@@ -203,25 +210,13 @@ def price(
     own = found.own.counters
     if not found.complete or min(own.values(), default=0) < 0 or not {"input_tokens", "output_tokens"} <= own.keys():
         return None
-    terms = _Terms(
-        model=model,
-        tier=str(tier or raw.get("service_tier") or "standard"),
-        speed=str(raw.get("speed") or "standard"),
-        place=str(raw.get("inference_geo") or "global"),
-        day=_day(at),
-    )
+    terms = _terms(model, tier or raw.get("service_tier"), raw.get("speed"), raw.get("inference_geo"), _day(at))
     if stop_details and stop_details.get("type") == "refusal" and not own["output_tokens"]:
         billed = _billed_refusal(table, terms.day, stop_details.get("category") or _NO_CATEGORY)
         if not billed:
             return None if billed is None else Cost(0, table.version)
     dollars = _dollars(table, found, terms)
     return None if dollars is None else Cost(_picodollars(dollars), table.version)
-
-
-def price_to_record(*values: Any, **options: Any) -> Cost | None:  # noqa: ANN401 - those of `price`
-    """As `price`; None too where no event could hold the cost, so that a count out of this world loses no response."""
-    cost = price(*values, **options)
-    return cost if cost is not None and cost.picodollars <= _MOST_PICODOLLARS else None
 
 
 def usage_recorded(
@@ -238,17 +233,28 @@ def usage_recorded(
     *at* is when the response was given; None, unknown: it is unpriced. *stop_details* is the text of that member of the
     response, b"" if it has none.
     """
-    raw = _object(usage)
-    details = _object(stop_details) or None
-    cost = None if at is None else price_to_record(raw, model, None, at, table=table, stop_details=details)
+    table = load_prices() if table is None else table
+    usual = usual_usage(usage) if at is not None and stop_details in _NO_DETAILS else None
+    if usual is None or usual.server_tool_use is not None or at is None:
+        raw = _object(usage)
+        tier, details = str(raw.get("service_tier") or ""), _object(stop_details) or None
+        cost = None if at is None else price(raw, model, None, at, table=table, stop_details=details)
+    else:
+        tier, cost = usual.service_tier or "", _usual_cost(usual, model, _day(at), table)
+    cost = _recordable(cost)
     return UsageRecorded(
         usage,
         escaped(model),
-        tier=escaped(str(raw.get("service_tier") or "")),
+        tier=escaped(tier),
         cost_picodollars=cost.picodollars if cost else None,
         prices=cost.table_version if cost else "",
         request_id=request_id,
     )
+
+
+def _recordable(cost: Cost | None) -> Cost | None:
+    """None too where no event could hold the cost, so that a count out of this world loses no response."""
+    return cost if cost is not None and cost.picodollars <= _MOST_PICODOLLARS else None
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -262,7 +268,7 @@ def reprice(recorded: Iterable[RecordedUsage], table: PriceTable) -> Iterator[Co
         yield price(usage.raw, usage.model, usage.tier, usage.at, table=table, stop_details=usage.stop_details)
 
 
-class _Terms(msgspec.Struct, frozen=True, kw_only=True):
+class _Terms(msgspec.Struct, frozen=True):
     """On what terms a response was served."""
 
     model: str
@@ -270,6 +276,51 @@ class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     speed: str
     place: str
     day: dt.date
+
+
+def _terms(model: str, tier: object, speed: object, place: object, day: dt.date) -> _Terms:
+    """Of what a usage object has under these names."""
+    return _Terms(model, str(tier or "standard"), str(speed or "standard"), str(place or "global"), day)
+
+
+class _UsualPrices(msgspec.Struct, frozen=True):
+    """On certain terms, for a response of one inference: by which rates times *factor* up to so many tokens of its
+    prompt, and by which beyond.
+    """
+
+    rates: Rates
+    factor: Fraction
+    long_prompt: LongPrompt | None
+
+
+def _usual_prices(table: PriceTable, terms: _Terms) -> _UsualPrices | None:
+    entry = _newest(table.by_model.get(terms.model, ()), terms.day)
+    if entry is None:
+        return None
+    rates, factor = _rates(entry, Share("own", None, {}), terms.speed), _factor(entry, terms)
+    if rates is None or factor is None:
+        return None
+    if len(table.usual) >= _TERMS_KEPT:
+        table.usual.clear()
+    found = table.usual[terms] = _UsualPrices(rates, factor, entry.long_prompt if terms.speed == "standard" else None)
+    return found
+
+
+def _usual_cost(usual: UsualUsage, model: str, day: dt.date, table: PriceTable) -> Cost | None:
+    """What `price` says of it, which looks at it number by number."""
+    terms = _terms(model, usual.service_tier, usual.speed, usual.inference_geo, day)
+    prices = table.usual.get(terms) or _usual_prices(table, terms)
+    if prices is None:
+        return None
+    split = usual.cache_creation
+    short, long = (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens) if split else (0, 0)
+    written, read = usual.cache_creation_input_tokens or 0, usual.cache_read_input_tokens or 0
+    unsplit = max(0, written - short - long)
+    rates, beyond = prices.rates, prices.long_prompt
+    if beyond is not None and usual.input_tokens + written + read > beyond.over_tokens:
+        rates = beyond.rates
+    tokens = (usual.input_tokens, usual.output_tokens, short + unsplit, long, read)
+    return Cost(_picodollars(_token_ratio(rates, prices.factor, tokens)), table.version)
 
 
 def _dollars(table: PriceTable, found: Shares, terms: _Terms) -> _Ratio | None:
@@ -298,6 +349,10 @@ def _token_dollars(table: PriceTable, share: Share, terms: _Terms) -> _Ratio | N
     rates, factor, tokens = _rates(entry, share, terms.speed), _factor(entry, terms), _tokens(share)
     if rates is None or factor is None or tokens is None:
         return None
+    return _token_ratio(rates, factor, tokens)
+
+
+def _token_ratio(rates: Rates, factor: Fraction, tokens: tuple[int, ...]) -> _Ratio:
     numerators, denominator = rates.fractions
     numerator = sum(map(operator.mul, tokens, numerators))
     return numerator * factor.numerator, denominator * factor.denominator * _TOKENS_PER_PRICE

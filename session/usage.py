@@ -193,9 +193,8 @@ class Tally:
 
     def add_text(self, raw: bytes, cost_picodollars: int | None) -> None:
         """As `add_raw`, from the text of the object; any other text counts nothing."""
-        try:
-            usual = _decode_usual(raw)
-        except (ValueError, RecursionError, msgspec.MsgspecError):
+        usual = usual_usage(raw)
+        if usual is None:
             parsed = jsontext.parse_or_show(raw)
             self.add_raw(parsed if isinstance(parsed, dict) else {}, cost_picodollars)
         else:
@@ -217,7 +216,7 @@ class Tally:
         )
 
 
-_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _CacheCreation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -234,14 +233,15 @@ class _OutputDetails(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     thinking_tokens: _Count = 0
 
 
-class _Usual(msgspec.Struct, forbid_unknown_fields=True):
+class UsualUsage(msgspec.Struct, forbid_unknown_fields=True):
     """A usage object with the fields that nearly every one has: summed at a fifth of what `_leaves` costs.
 
-    An object with anything else in it is none: it is read by `_leaves`, which needs to know no field.
+    An object with anything else in it, or with a negative count, is none: it is read by `_leaves`, which needs to know
+    no field.
     """
 
-    input_tokens: _Count = 0
-    output_tokens: _Count = 0
+    input_tokens: _Count
+    output_tokens: _Count
     cache_creation_input_tokens: _Count | None = 0
     cache_read_input_tokens: _Count | None = 0
     cache_creation: _CacheCreation | None = None
@@ -252,7 +252,7 @@ class _Usual(msgspec.Struct, forbid_unknown_fields=True):
     speed: str | None = None
 
 
-def _add_usual(counters: defaultdict[str, int], usual: _Usual) -> None:
+def _add_usual(counters: defaultdict[str, int], usual: UsualUsage) -> None:
     counters["input_tokens"] += usual.input_tokens
     counters["output_tokens"] += usual.output_tokens
     counters["cache_creation_input_tokens"] += usual.cache_creation_input_tokens or 0
@@ -267,7 +267,15 @@ def _add_usual(counters: defaultdict[str, int], usual: _Usual) -> None:
         counters["output_tokens_details/thinking_tokens"] += usual.output_tokens_details.thinking_tokens
 
 
-_decode_usual: Final = msgspec.json.Decoder(_Usual).decode
+_decode_usual: Final = msgspec.json.Decoder(UsualUsage).decode
+
+
+def usual_usage(raw: bytes) -> UsualUsage | None:
+    """The usage object with the text *raw*, if it is a usual one."""
+    try:
+        return _decode_usual(raw)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
 
 
 def total(usages: Iterable[Usage]) -> Usage:

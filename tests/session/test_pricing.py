@@ -1,13 +1,13 @@
 import datetime as dt
+import json
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from session.codec import encode_event
-from session.events import UsageRecorded
 from session.pricing import (
     OVERRIDE_VARIABLE,
     Cost,
@@ -15,10 +15,11 @@ from session.pricing import (
     RecordedUsage,
     load_prices,
     price,
-    price_to_record,
     reprice,
+    usage_recorded,
 )
 
+FEBRUARY = dt.datetime(2026, 2, 19, tzinfo=dt.UTC)
 NOVEMBER = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 MILLION = 1_000_000
 DOLLAR = 10**12
@@ -43,6 +44,10 @@ def table() -> Any:
 
 def tokens(**counters: Any) -> Any:
     return {"input_tokens": 0, "output_tokens": 0, **counters}
+
+
+def text_of(**counters: Any) -> bytes:
+    return json.dumps(tokens(**counters)).encode()
 
 
 def dollars(raw: Any, model: Any = "claude-opus-5", tier: Any = None, at: Any = NOVEMBER, **more: Any) -> Any:
@@ -250,10 +255,50 @@ def test_a_cost_that_no_event_can_hold_is_recorded_as_unpriced() -> None:
     """A count out of this world must not lose the response that told it."""
     most = (2**63 - 1) // 5_000_000
     for read, expected in ((most, most * 5_000_000), (most + 1, None)):
-        cost = price_to_record(tokens(input_tokens=read), "claude-opus-5", None, NOVEMBER)
-        picodollars = cost.picodollars if cost else None
-        assert picodollars == expected
-        encode_event(UsageRecorded(b"{}", cost_picodollars=picodollars))
+        for more in ({}, {"odd": 1}):
+            event = usage_recorded(text_of(input_tokens=read, **more), "claude-opus-5", NOVEMBER)
+            assert event.cost_picodollars == expected
+            encode_event(event)
+
+
+COUNTS = st.integers(0, 2**30) | st.sampled_from([0, 1, 100_000, 100_001])
+USUAL: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"input_tokens": COUNTS, "output_tokens": COUNTS},
+    optional={
+        "cache_creation_input_tokens": COUNTS | st.none(),
+        "cache_read_input_tokens": COUNTS | st.none(),
+        "cache_creation": st.none()
+        | st.fixed_dictionaries({}, optional={f"ephemeral_{life}_input_tokens": COUNTS for life in ("5m", "1h")}),
+        "server_tool_use": st.none() | st.fixed_dictionaries({}, optional={"web_search_requests": st.integers(0, 9)}),
+        "output_tokens_details": st.none() | st.fixed_dictionaries({"thinking_tokens": st.integers(-1, 9)}),
+        "service_tier": st.sampled_from([None, "", *["standard"] * 4, "batch", "priority"]),
+        "inference_geo": st.sampled_from([None, *["not_available"] * 4, "global", "us", "eu"]),
+        "speed": st.sampled_from([None, *["standard"] * 4, "fast", "slow"]),
+        "iterations": st.none() | st.just([]),
+    },
+)
+
+
+@settings(max_examples=1_000)
+@example({"input_tokens": 99_999, "output_tokens": 9, "cache_read_input_tokens": 1}, "claude-haiku-5-5", NOVEMBER, b"")
+@example({"input_tokens": 200_001, "output_tokens": 9, "speed": "fast"}, "claude-opus-4-6", FEBRUARY, b"null")
+@example({"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 2}, "claude-opus-5", NOVEMBER, b"")
+@given(
+    USUAL,
+    st.sampled_from(["claude-opus-5", "claude-opus-4-6", "claude-haiku-5-5", "claude-sonnet-5-5", "unheard-of"]),
+    st.integers(1_704_067_200_000, 1_798_761_600_000),  # 2024 to 2026
+    st.sampled_from([b"", b"null", b'{"type":"refusal","category":"cyber"}']),
+)
+def test_what_is_recorded_costs_what_the_table_says(raw: Any, model: Any, at: Any, stop_details: Any) -> None:
+    """Usual responses are priced in a quicker way."""
+    details = json.loads(stop_details or b"null")
+
+    event = usage_recorded(json.dumps(raw).encode(), model, at, stop_details=stop_details)
+
+    cost = price(raw, model, None, at, stop_details=details)
+    assert event.cost_picodollars == (cost.picodollars if cost else None)
+    assert event.prices == (cost.table_version if cost else "")
+    assert event.tier == (raw.get("service_tier") or "")
 
 
 def test_every_shipped_price_names_its_sources_and_halves_in_batches(table: Any) -> None:
