@@ -7,8 +7,9 @@ and the client, where keys live, are never read.
 from __future__ import annotations
 
 import json
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from session import jsontext
 from session.errors import UnreadableJsonError
 from session.recording._redaction import redacted, redacted_bytes, redacted_text
-from session.recording.digests import message_digest, prompt_digest
+from session.recording.digests import message_digest, parameters_digest, prompt_digest
 from session.state import Prompt
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 
 MESSAGES: Final = "/v1/messages"
 KEPT_HEADERS: Final = frozenset({"anthropic-beta", "anthropic-version"})
-_APART: Final = frozenset({"model", "tools", "system", "messages", "stream", "thread"})
+_AROUND: Final = frozenset({"tools", "system", "messages", "stream", "thread"})
+_APART: Final = _AROUND | {"model"}
+_PARTS_KEPT: Final = 64
 _ESCAPED: Final = b"\x00"  # which no msgpack map begins with
 
 _UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)  # lone surrogates, large integers
 
 _pack: Final = msgspec.msgpack.Encoder().encode
+
+Part = TypeVar("Part")
 
 
 class Thread(msgspec.Struct, frozen=True):
@@ -47,6 +52,19 @@ class PromptPart(msgspec.Struct, frozen=True):
     tools: bytes
     system: bytes
     digest: bytes
+
+
+class ParameterPart(msgspec.Struct, frozen=True):
+    """Model and parameters, which are *values* and, as a JSON object, *raw*, b"" if there are none; and the digest."""
+
+    model: str
+    values: dict[str, Any]
+    raw: bytes
+    digest: bytes
+
+    def prompt(self, part: PromptPart) -> Prompt:
+        """Everything that stands around the messages."""
+        return Prompt(self.model, part.system, part.tools, self.raw)
 
 
 class Asked:
@@ -77,12 +95,6 @@ class Asked:
         """Whether a stream is asked for."""
         return self._body.get("stream") is True
 
-    @cached_property
-    def model(self) -> str:
-        """The model's name, as it will be stored."""
-        model = self._body.get("model")
-        return redacted_text(model, self._redact) if isinstance(model, str) else ""
-
     @property
     def thread(self) -> Thread | None:
         """What it says about a thread of messages that the server keeps."""
@@ -97,6 +109,12 @@ class Asked:
     def prompt_key(self) -> bytes:
         """Equal for equal tools and system."""
         return packed([self._body.get("tools"), self._body.get("system")])
+
+    @property
+    def parameters_key(self) -> bytes:
+        """Equal for equal texts of model and parameters."""
+        exact = self._exact
+        return packed([(name, exact.get(name, value)) for name, value in self._body.items() if name not in _AROUND])
 
     def message(self, index: int) -> Any:  # noqa: ANN401 - any JSON value
         """A message as it will be stored, parsed."""
@@ -123,15 +141,14 @@ class Asked:
             prompt_digest(tools, system),
         )
 
-    def parameters(self) -> tuple[dict[str, Any], bytes]:
-        """Everything else in the body, as it will be stored: parsed, and as a JSON object."""
+    def parameter_part(self) -> ParameterPart:
+        """Model and everything else in the body, as they will be stored."""
+        model = self._body.get("model")
+        name = redacted_text(model, self._redact) if isinstance(model, str) else ""
         values = {name: self._member(name) for name in self._body if name not in _APART}
         texts = {name: self._member_bytes(name, value) for name, value in values.items()}
-        return values, jsontext.joined_members(texts) if texts else b""
-
-    def prompt(self, part: PromptPart, parameters: bytes) -> Prompt:
-        """Everything that stands around the messages."""
-        return Prompt(self.model, part.system, part.tools, parameters)
+        raw = jsontext.joined_members(texts) if texts else b""
+        return ParameterPart(name, values, raw, parameters_digest(name, values))
 
     def _member(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
         value = self._body.get(name)
@@ -142,21 +159,54 @@ class Asked:
         return _bytes(value) if exact is None else redacted_bytes(exact, self._redact)
 
 
+class Parts:
+    """What stands around the messages of requests, made once for as long as it stays the same. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._prompts: dict[bytes, PromptPart] = {}
+        self._parameters: dict[bytes, ParameterPart] = {}
+
+    def prompt(self, asked: Asked) -> PromptPart:
+        """Tools and system."""
+        key = asked.prompt_key
+        return self._prompts.get(key) or self._keep(self._prompts, key, asked.prompt_part())
+
+    def parameters(self, asked: Asked) -> ParameterPart:
+        """Model and parameters."""
+        key = asked.parameters_key
+        return self._parameters.get(key) or self._keep(self._parameters, key, asked.parameter_part())
+
+    def _keep(self, known: dict[bytes, Part], key: bytes, part: Part) -> Part:
+        with self._lock:
+            known[key] = part
+            if len(known) > _PARTS_KEPT:
+                del known[next(iter(known))]
+        return part
+
+
 def asked(request: APIRequest, redact: Callable[[str], str] | None) -> Asked | None:
     """What *request* asks the Messages API; None if it is for another endpoint, or no JSON object."""
-    address = urlsplit(request.url)
-    if request.method.lower() != "post" or not address.path.endswith(MESSAGES):
+    is_messages, beta = _endpoint(request.url)
+    if not is_messages or request.method.lower() != "post":
         return None
     body, exact = _body_of(request)
     if body is None:
         return None
     found = Asked(body, exact, redact)
-    beta = parse_qs(address.query).get("beta") == ["true"] or dict(request.query_params).get("beta") == "true"
-    found.path = f"{MESSAGES}?beta=true" if beta else MESSAGES
+    if beta or dict(request.query_params).get("beta") == "true":
+        found.path = f"{MESSAGES}?beta=true"
     found.headers = redacted_bytes(_kept_headers(request), redact)
     found.key = request.options.idempotency_key or ""
     found.retries_taken = request.retries_taken
     return found
+
+
+@lru_cache(maxsize=_PARTS_KEPT)
+def _endpoint(url: str) -> tuple[bool, bool]:
+    """Whether it is the Messages API's, and whether in beta."""
+    address = urlsplit(url)
+    return address.path.endswith(MESSAGES), parse_qs(address.query).get("beta") == ["true"]
 
 
 def _all_packed(values: list[Any]) -> list[bytes]:

@@ -39,6 +39,7 @@ from session.events import (
     ToolReturned,
 )
 from session.messages import describe, joined
+from session.recording._asked import Parts
 from session.recording._lines import Line, Lines, Place, place_at
 from session.recording.digests import chained, message_digest, request_digest
 from session.request import changes
@@ -58,7 +59,6 @@ OVERTAKEN: Final = "overtaken by another writer"
 
 _REFUSAL: Final = "refusal"
 _HARMLESS: Final = (MetadataUpdated, SessionClosed)
-_PROMPTS_KEPT: Final = 64
 _RETRIES_KEPT: Final = 4096
 
 
@@ -69,6 +69,7 @@ class Call:
     asked: Asked
     request_id: str = ""
     attempt: int = 1
+    model: str = ""
     digest: bytes = b""
     line: Line | None = None
     sent_at: float = field(default_factory=time.monotonic)
@@ -107,7 +108,7 @@ class Calls:
         # ones: the LMDB log refuses it.
         self._run = secrets.token_hex(8)
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
-        self._prompts: OrderedDict[bytes, PromptPart] = OrderedDict()
+        self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
@@ -133,7 +134,7 @@ class Calls:
         """
         beginning = _Beginning()
         try:
-            prompt = self._prompt_of(call.asked)
+            prompt = self._parts.prompt(call.asked)
             waited: set[_Beginning] = set()  # once for each, and not forever
             while isinstance(taken := self._take(call, prompt, beginning, waited), Future):
                 await journal.opened(taken)
@@ -157,19 +158,6 @@ class Calls:
     def _forget(self, line: Line) -> None:
         with self._lock:
             line.truncate(0)
-
-    def _prompt_of(self, asked: Asked) -> PromptPart:
-        """Tools and system, encoded once for as long as they stay the same."""
-        key = asked.prompt_key
-        with self._lock:
-            known = self._prompts.get(key)
-        if known is None:
-            known = asked.prompt_part()
-            with self._lock:
-                self._prompts[key] = known
-                if len(self._prompts) > _PROMPTS_KEPT:
-                    self._prompts.popitem(last=False)
-        return known
 
     def _take(
         self, call: Call, prompt: PromptPart, beginning: _Beginning, waited: set[_Beginning]
@@ -211,14 +199,14 @@ class Calls:
     async def _open(self, call: Call, journal: Journal, place: Place, line: Line, prompt: PromptPart) -> None:
         asked = call.asked
         continues = len(place.chain) - 1 - len(asked.packed)  # messages that a thread left out
-        values, parameters = asked.parameters()
-        now = asked.prompt(prompt, parameters)
+        around = self._parts.parameters(asked)
+        now = around.prompt(prompt)
         before, digest = line.prompt_at(place.kept) if place.kept else (Prompt(), b"")
         if continues:
             now = _with_part(now, before)
         else:
             digest = prompt.digest
-        call.digest = request_digest(now.model, values, digest, place.chain[-1])
+        call.model, call.digest = around.model, request_digest(around.digest, digest, place.chain[-1])
         self._recognise_retry(call)
         opening = _Opening(line, place, call, continues)
         opening.prompt(before, now, digest)

@@ -208,7 +208,7 @@ class Recorder(Middleware):
         """What is known of *response* before its body."""
         return Terms(
             call.request_id,
-            call.asked.model,
+            call.model,
             call.sent_at,
             time.monotonic,
             _now_ms,

@@ -1,7 +1,7 @@
 """What identifies a request and every prefix of it. Pure: the same values give the same digests, in any process.
 
     tools -> system -> message 1 -> message 2 -> ... -> message n -> model and parameters
-             `prompt_digest`  `chain` after each message            `request_digest`
+             `prompt_digest`  `chain` after each message            `parameters_digest`, `request_digest`
 
 Two requests that mean the same to the API have the same digests: `cache_control` and how a number is written are left
 out, a text stands for the one text block it is, a member of a block that is null for one that is absent (the SDK's
@@ -59,10 +59,15 @@ def prefix_digest(prompt: bytes, after: bytes) -> bytes:
     return hashlib.sha256(prompt + after).digest()
 
 
-def request_digest(model: str, parameters: Mapping[str, Any], prompt: bytes, after: bytes) -> bytes:
-    """Of a whole request. `stream`, `thread` and `cache_control` among the *parameters* are left out."""
+def parameters_digest(model: str, parameters: Mapping[str, Any]) -> bytes:
+    """Of what stands behind the messages: but for `stream`, `thread` and `cache_control` among the *parameters*."""
     kept = {key: value for key, value in parameters.items() if key not in {"cache_control", "stream", "thread"}}
-    return hashlib.sha256(_REQUEST + _digest([model, kept]) + prefix_digest(prompt, after)).digest()
+    return _digest([model, kept])
+
+
+def request_digest(parameters: bytes, prompt: bytes, after: bytes) -> bytes:
+    """Of a whole request, by those of its parts."""
+    return hashlib.sha256(_REQUEST + parameters + prefix_digest(prompt, after)).digest()
 
 
 def _digest(value: object) -> bytes:

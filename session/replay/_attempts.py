@@ -23,7 +23,7 @@ from session.events import (
     UsageRecorded,
 )
 from session.fold import Fold
-from session.recording.digests import START, chained, message_digest, prompt_digest, request_digest
+from session.recording.digests import START, chained, message_digest, parameters_digest, prompt_digest, request_digest
 from session.replay._lanes import Exchange, Known, Lane
 from session.state import SessionState
 
@@ -174,7 +174,7 @@ class Reading:
     def _digest(self, prompt: Prompt, count: int) -> bytes:
         parameters = jsontext.parse_or_show(prompt.parameters) if prompt.parameters else {}
         chain = self._chain.upto(self._fold, count)
-        return request_digest(prompt.model, parameters, self._prompt_digest(prompt), chain)
+        return request_digest(parameters_digest(prompt.model, parameters), self._prompt_digest(prompt), chain)
 
     def _prompt_digest(self, prompt: Prompt) -> bytes:
         key = (prompt.tools, prompt.system)

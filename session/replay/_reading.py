@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from session import jsontext
+from session.recording._asked import Parts
 from session.recording.digests import START, chained, request_digest
 from session.replay._requests import LogicalRequest
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from session.state import SessionState
 
 _CONVERSATIONS: Final = 16
-_PROMPTS: Final = 64
 
 
 class Digester:
@@ -31,36 +31,28 @@ class Digester:
                 self._threads.setdefault(message_id, known)
         self._chains: OrderedDict[int, tuple[bytes, list[bytes], list[bytes]]] = OrderedDict()
         self._count = 0
-        self._prompts: OrderedDict[bytes, bytes] = OrderedDict()
+        self._parts = Parts()
 
     def digest(self, asked: Asked) -> bytes:
         """That of the logical request: what a message thread leaves out is put back."""
         known = self._known(asked)
-        start, prompt = (known.chain, known.prompt) if known else (START, self._prompt(asked))
-        return request_digest(asked.model, asked.parameters()[0], prompt, self._chain(asked, start))
+        start, prompt = (known.chain, known.prompt) if known else (START, self._parts.prompt(asked).digest)
+        return request_digest(self._parts.parameters(asked).digest, prompt, self._chain(asked, start))
 
     def logical(self, asked: Asked, state_at: Callable[[str, int], SessionState]) -> LogicalRequest:
         """The request with all its messages."""
-        known, part = self._known(asked), asked.prompt_part()
+        known, part, around = self._known(asked), asked.prompt_part(), asked.parameter_part()
         messages = [asked.message(index) for index in range(len(asked.packed))]
         system, tools = (jsontext.parse_or_show(raw) if raw else None for raw in (part.system, part.tools))
         if known is not None:
             before = LogicalRequest.recorded(state := state_at(known.session_id, known.version), len(state.messages))
             messages = [*before.messages, *messages]
             system, tools = before.system, before.tools
-        return LogicalRequest(asked.model, system, tools, asked.parameters()[0], messages)
+        return LogicalRequest(around.model, system, tools, around.values, messages)
 
     def _known(self, asked: Asked) -> Known | None:
         thread = asked.thread
         return self._threads.get(thread.previous_message_id) if thread else None
-
-    def _prompt(self, asked: Asked) -> bytes:
-        key = asked.prompt_key
-        if key not in self._prompts:
-            self._prompts[key] = asked.prompt_part().digest
-            if len(self._prompts) > _PROMPTS:
-                self._prompts.popitem(last=False)
-        return self._prompts[key]
 
     def _chain(self, asked: Asked, start: bytes) -> bytes:
         packed = asked.packed

@@ -12,7 +12,7 @@ import msgspec
 
 from session import jsontext
 from session.compare import ABSENT, first_difference
-from session.recording.digests import chain, message_digest, prompt_digest, request_digest
+from session.recording.digests import chain, message_digest, parameters_digest, prompt_digest, request_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,7 +36,7 @@ class LogicalRequest(msgspec.Struct, frozen=True):
     def digest(self) -> bytes:
         """What a recorder computes for it."""
         prompt, messages = prompt_digest(self.tools, self.system), chain(self.messages)
-        return request_digest(self.model, self.parameters, prompt, messages[-1])
+        return request_digest(parameters_digest(self.model, self.parameters), prompt, messages[-1])
 
     @classmethod
     def recorded(cls, state: SessionState, count: int) -> LogicalRequest:

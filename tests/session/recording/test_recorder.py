@@ -23,7 +23,7 @@ from session.events import (
 )
 from session.live import create_session
 from session.recording import Recorder, run_of
-from session.recording.digests import chain, prompt_digest, request_digest
+from session.recording.digests import chain, parameters_digest, prompt_digest, request_digest
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
 from session.testing import Delay, Failure, Reply, ScriptedApi, calls, says, thinks
 from tests.session.recording.kit import (
@@ -489,7 +489,9 @@ def test_the_digest_of_a_request_can_be_computed_from_what_was_sent() -> None:
         apart = {"model", "messages", "system", "tools"}
         parameters = {key: value for key, value in body.items() if key not in apart}
         prompt = prompt_digest(body.get("tools"), body["system"])
-        assert request.digest == request_digest(MODEL, parameters, prompt, chain(body["messages"])[-1])
+        assert request.digest == request_digest(
+            parameters_digest(MODEL, parameters), prompt, chain(body["messages"])[-1]
+        )
 
 
 def test_usage_is_priced_when_it_is_recorded() -> None:
