@@ -4,7 +4,8 @@
     record   what a response or a failure is made of                                                          one each
 
 1. What is in `Lines` is in the log: it is told after the append.
-2. Another writer in the same session: metadata and closing disturb nobody; after anything else this run goes on in a
+2. What became of a call is told to its line before anybody looks at the lines, and not before: nobody needs it.
+3. Another writer in the same session: metadata and closing disturb nobody; after anything else this run goes on in a
    fork, made where it last stood.
 """
 
@@ -110,6 +111,7 @@ class Calls:
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
+        self._over: list[tuple[Call, Answered | None]] = []  # what their lines will be told when the next call begins
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
     def resume(self, line: Line) -> None:
@@ -164,6 +166,7 @@ class Calls:
     ) -> tuple[Place, Line] | Future[None]:
         """Take the line of the call; or what to wait for first: a call that is just bringing some of its messages."""
         with self._lock:
+            self._tell_lines()
             place = self._place(call.asked, prompt)
             for chain in place.chain[place.kept + 1 :]:
                 other = self._beginning.get(chain)
@@ -214,6 +217,7 @@ class Calls:
         opening.request(len(place.chain) - 1)
         await self._write_opening(opening, journal)
         with self._lock:
+            self._tell_lines()
             opening.told()
             call.line = line
             self._lines.register(line, place.kept)
@@ -253,6 +257,7 @@ class Calls:
 
     def _created(self, session_id: str) -> SessionCreated:
         with self._lock:
+            self._tell_lines()
             cause = self._lines.cause()
         place = f"{cause.session_id}@{cause.version}" if cause else ""
         return SessionCreated(session_id, cause=place, origin=ORIGIN)
@@ -272,17 +277,25 @@ class Calls:
             await self._append(line, events, journal)
         except Exception as error:
             raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=True) from error
-        with self._lock:
+        if over:
+            with self._lock:
+                self._over.append((call, answered))
+
+    def _tell_lines(self) -> None:
+        """What became of the calls that are over: their lines can be continued."""
+        over, self._over = self._over, []
+        for call, answered in over:
+            line, key = call.line, call.asked.key
+            assert line is not None, "it has begun"
             if answered is not None:
                 _answer(line, answered)
                 self._lines.register(line, len(line))
                 self._lines.name(line, answered.message_id)
-            if over:
-                self._lines.release(line)
-                if answered is None and call.asked.key:
-                    self._retries[call.asked.key] = _Retry(call.request_id, call.attempt, call.digest)
-                    if len(self._retries) > _RETRIES_KEPT:
-                        self._retries.popitem(last=False)
+            elif key:
+                self._retries[key] = _Retry(call.request_id, call.attempt, call.digest)
+                if len(self._retries) > _RETRIES_KEPT:
+                    self._retries.popitem(last=False)
+            self._lines.release(line)
 
     async def _append(self, line: Line, events: list[SessionEvent], journal: Journal) -> None:
         """Append behind what the line knows. Raises what the storage raises, but for another writer."""

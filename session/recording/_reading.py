@@ -24,7 +24,7 @@ from session.recording.chunks import is_derived, pack, source
 from session.response import Assembly, Completed, FinishedBlock, read_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from session.events import SessionEvent
     from session.pricing import PriceTable
@@ -69,7 +69,12 @@ class Terms(msgspec.Struct, frozen=True):
 
     def milliseconds(self, at: float) -> int:
         """From the sending to *at*."""
-        return round((at - self.sent_at) * 1000)
+        return self.all_milliseconds([at])[0]
+
+    def all_milliseconds(self, times: Sequence[float]) -> list[int]:
+        """From the sending to each of *times*."""
+        sent_at = self.sent_at
+        return [round((at - sent_at) * 1000) for at in times]
 
     def elapsed(self) -> int:
         """Milliseconds since it was sent."""
@@ -219,7 +224,7 @@ class StreamReading:
             return b""
         copied_from = source(blocks)
         times, chunks = self._noted[::2], self._noted[1::2]
-        account = pack(chunks, list(map(self.terms.milliseconds, times)), self._made_of, copied_from)
+        account = pack(chunks, self.terms.all_milliseconds(times), self._made_of, copied_from)
         if self.terms.redact is not None and not is_derived(account, self._made_of, copied_from):
             return b""
         return account
