@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _decode = msgspec.json.Decoder().decode
+_encode_texts = msgspec.json.Encoder().encode  # for an object of strings, which all write alike
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _REFUSED: Final = (ValueError, RecursionError, msgspec.MsgspecError)
@@ -84,6 +85,11 @@ def encode(value: object) -> bytes:
     Pydantic models inside (the SDK's content blocks) are dumped as the SDK does it: set fields only, by alias. Raises
     `TypeError` for what is no JSON value, and `ValueError` for what contains itself or nests deeper than the stack.
     """
+    if type(value) is dict and {*map(type, value), *map(type, value.values())} == {str}:
+        try:
+            return _encode_texts(value)
+        except UnicodeEncodeError:  # a half of a surrogate pair
+            pass
     if isinstance(value, Unreadable):
         return value.raw
     try:

@@ -298,7 +298,7 @@ class _Recording:
     def streamed(self, response: _Response) -> _Recording:
         """A stream begins, of which this is the witness."""
         self._reading = StreamReading(self._recorder.terms(self._call, response))
-        self.note = self._reading.note
+        self.note, self.passes = self._reading.note, may_wait
         return self
 
     def takes(self) -> Coroutine[Any, Any, None] | None:

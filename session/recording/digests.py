@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from json.encoder import encode_basestring_ascii as _as_json
 from typing import TYPE_CHECKING, Any, Final
 
 from session import jsontext
@@ -24,6 +25,8 @@ START: Final = hashlib.sha256(b"refold messages 1").digest()
 
 _PROMPT: Final = b"refold prompt 1"
 _REQUEST: Final = b"refold request 1"
+_MEMBERS: Final = {"role", "content"}
+_TEXT_MEMBERS: Final = {"type", "text"}
 _HOLD_BLOCKS: Final = ("content", "source")
 _MAX_DEPTH: Final = 32
 _sorted_text: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
@@ -33,7 +36,10 @@ def message_digest(message: Any) -> bytes:  # noqa: ANN401 - any JSON value
     """Of one message, parsed."""
     if isinstance(message, jsontext.Unreadable):
         return hashlib.sha256(message.raw).digest()
-    return _digest(_block(message, 0))
+    text = _one_text(message)
+    if text is None:
+        return _digest(_block(message, 0))
+    return hashlib.sha256(b'{"content":[{"text":%b,"type":"text"}],"role":%b}' % text).digest()
 
 
 def prompt_digest(tools: Any, system: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -76,6 +82,18 @@ def _digest(value: object) -> bytes:
     except (TypeError, ValueError, RecursionError):  # keys of several types, or it nests beyond the stack
         text = repr(value)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+
+
+def _one_text(message: Any) -> tuple[bytes, bytes] | None:  # noqa: ANN401 - any JSON value
+    """The text and the role of a message that has nothing else, as most have: as they stand in what is digested."""
+    if not isinstance(message, dict) or message.keys() != _MEMBERS:
+        return None
+    role, text = message["role"], message["content"]
+    if isinstance(text, list) and len(text) == 1 and isinstance(block := text[0], dict):
+        text = block["text"] if block.keys() == _TEXT_MEMBERS and block["type"] == "text" else None
+    if type(role) is not str or type(text) is not str or not text:
+        return None
+    return _as_json(text).encode(), _as_json(role).encode()
 
 
 def _block(block: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON value
