@@ -140,7 +140,7 @@ class Assembly:
         """The facts, as far as they came. Usage is cumulative: later counts replace earlier ones, null does not."""
         usage = b"" if self._usage is None else jsontext.joined_members(self._usage)
         found = _completed(self._message, usage)
-        return msgspec.structs.replace(found, model=self._model or found.model)
+        return msgspec.structs.replace(found, model=self._model) if self._model else found
 
     def feed(self, data: bytes) -> list[Part]:
         """The next event's data: what it adds. After the end, an error or a fault, nothing is added any more."""

@@ -146,35 +146,34 @@ class StreamReading:
         """Look at all that was noted since the last time."""
         body, place = b"".join(self._noted[self._looked_at + 1 :: 2]), 0
         self._looked_at = len(self._noted)
-        events: list[SessionEvent] = []
         usual = self._splitter.is_between
         while usual:
             if run := deltas_at(body, place):
                 deltas, place = run
                 self._made_of.append(deltas)
-                events += self._read(b"", deltas.together)
+                self._read(b"", deltas.together)
             elif found := _USUAL_EVENT.match(body, place):
                 place = found.end()
                 self._made_of.append(found[0])
-                events += self._read(found[1], found[2])
+                self._read(found[1], found[2])
             else:
                 usual = False
         if rest := body[place:]:
             self._made_of.append(rest)
             for sent in self._splitter.feed(rest):
-                events += self._read(sent.name, sent.data)
+                self._read(sent.name, sent.data)
+        events = [self._block(block) for block in self._assembly.blocks[len(self._blocks) :]]
         if self._assembly.complete:
             events += self._completed(self._assembly.completed())
         elif told := self._error or self._assembly.error:
             events.append(self._interrupted("error", told))
         return events
 
-    def _read(self, name: bytes, data: bytes) -> list[SessionEvent]:
+    def _read(self, name: bytes, data: bytes) -> None:
         if name == _ERROR:
             self._error = self._error or data
-        if self._error:
-            return []
-        return [self._block(part) for part in self._assembly.feed(data) if isinstance(part, FinishedBlock)]
+        if not self._error:
+            self._assembly.feed(data)
 
     def end(self, error: bytes = b"", *, reason: str = "cut") -> list[SessionEvent]:
         """It ended, or was left (*reason* "cancelled"): nothing if it was over anyway."""

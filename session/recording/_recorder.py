@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("session.recording")
 _EVENT_STREAM: Final = "text/event-stream"
+_SUCCESS: Final = 2  # the first digit of a status
 
 
 class Recorder(Middleware):
@@ -215,7 +216,7 @@ class Recorder(Middleware):
             self._prices,
             self._redact,
             response.status_code,
-            kept_headers(response.headers, failed=not response.http_response.is_success),
+            kept_headers(response.headers, failed=not _succeeded(response)),
         )
 
     def abandoned(self, recording: _Recording) -> None:
@@ -256,6 +257,7 @@ class _Recording:
         self._reading: StreamReading | None = None
         self.note: Callable[[Piece], None] = _nothing
         self.passes: Callable[[bytes], object] = _nothing
+        self.is_over = False
 
     async def begin(self) -> bool:
         """See `Recorder.begin`. Cancelled, it may have begun all the same: `failed` knows."""
@@ -285,7 +287,7 @@ class _Recording:
         """A response came whole: an answer, or an error of the API."""
         terms, reading = self._recorder.terms(self._call, response), None
         try:
-            if response.http_response.is_success:
+            if _succeeded(response):
                 reading = PlainReading(terms)
                 events = reading.whole(body)
             else:
@@ -311,8 +313,7 @@ class _Recording:
         except Exception as error:  # noqa: BLE001 - of `redact`, most likely
             return self._unreadable(reading.terms, error)
         self.passes = may_wait if reading.is_patient else _nothing
-        if reading.is_over:
-            self.note = _nothing
+        self.is_over = reading.is_over
         return self._write(events, reading) if events else None
 
     async def ended(self) -> None:
@@ -370,7 +371,7 @@ class _Recording:
 
     def _stop_reading(self) -> None:
         """Nothing more of the body is recorded."""
-        self._reading, self.note, self.passes = None, _nothing, _nothing
+        self._reading, self.is_over = None, True
 
 
 def _nothing(_of: object) -> None:
@@ -383,12 +384,16 @@ def _at_once(work: Coroutine[Any, Any, bool]) -> Coroutine[Any, Any, bool]:
 
 def _streams(request: APIRequest, response: _Response) -> bool:
     kind = response.headers.get("content-type", "")
-    return bool(request.stream and response.http_response.is_success and kind.startswith(_EVENT_STREAM))
+    return bool(request.stream and _succeeded(response) and kind.startswith(_EVENT_STREAM))
+
+
+def _succeeded(response: _Response) -> bool:
+    return response.status_code // 100 == _SUCCESS
 
 
 def _of_broken_body(response: _Response, error: BaseException) -> BaseException:
     """The SDK cannot make an error of a failure without its body, and would not try again."""
-    if response.http_response.is_success or not isinstance(error, Exception):
+    if _succeeded(response) or not isinstance(error, Exception):
         return error
     return APIConnectionError(request=response.http_request)
 

@@ -38,6 +38,8 @@ class Witness(Protocol):
     """Told of each chunk, and when it came (`time.monotonic`), before it is handed over."""
     passes: Callable[[bytes], object]
     """Whether a chunk may be handed over without `takes`."""
+    is_over: bool
+    """After `takes`: whether it wants to be told of nothing more, the end neither."""
 
     def takes(self) -> Coroutine[Any, Any, None] | None:
         """What was noted last is about to be handed over: what must be done first, if anything."""
@@ -97,11 +99,17 @@ class _Shown:
                 break
             if (witness := self._witness) is not None:
                 witness.note((monotonic(), chunk))
-                if not witness.passes(chunk) and (work := witness.takes()):
-                    run_now(work)
+                if not witness.passes(chunk):
+                    self._show(witness)
             yield chunk
         if witness := self._gone():
             run_now(witness.ended())
+
+    def _show(self, witness: Witness) -> None:
+        if work := witness.takes():
+            run_now(work)
+        if witness.is_over:
+            self._gone()
 
     def close(self) -> None:
         try:
@@ -148,11 +156,17 @@ class _AsyncShown:
                 break
             if (witness := self._witness) is not None:
                 witness.note((monotonic(), chunk))
-                if not witness.passes(chunk) and (work := witness.takes()):
-                    await work
+                if not witness.passes(chunk):
+                    await self._show(witness)
             yield chunk
         if witness := self._gone():
             await witness.ended()
+
+    async def _show(self, witness: Witness) -> None:
+        if work := witness.takes():
+            await work
+        if witness.is_over:
+            self._gone()
 
     async def aclose(self) -> None:
         try:
