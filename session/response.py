@@ -108,14 +108,16 @@ class Assembly:
     """A response while it is streamed: `feed` it the data of each event.
 
     `blocks` are the finished ones in the order in which they ended; `error` is the exact data of an `error` event,
-    `fault` says what was no event of a response. Neither: the stream was well, as far as it came.
+    `fault` says what was no event of a response. Neither: the stream was well, as far as it came. *shows*: whether
+    somebody wants the `Delta`s.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows: bool = True) -> None:
         self.blocks: list[FinishedBlock] = []
         self.complete = False
         self.error = b""
         self.fault = ""
+        self._shows = shows
         self._message: Members = {}
         self._usage: Members | None = None
         self._model = ""
@@ -179,8 +181,7 @@ class Assembly:
         growing = self._open[index] = _GrowingBlock(block)
         if growing.kind == "fallback":  # from here on another model answers, and is billed
             self._model = _string(_members_or_none(growing.members.get("to", b"")) or {}, "model")
-        text = _string(growing.members, growing.kind)
-        return _shown(growing.kind, text, index)
+        return self._shown(growing.kind, growing.members, index)
 
     def _delta(self, index: int, delta: Members) -> list[Part]:
         growing = self._open.get(index)
@@ -189,8 +190,16 @@ class Assembly:
             return []
         kind = jsontext.string(delta.pop("type")) or ""
         growing.extend(kind, delta)
-        shown = kind.removesuffix("_delta")
-        return _shown(shown, _string(delta, shown), index)
+        return self._shown(kind.removesuffix("_delta"), delta, index)
+
+    def _shown(self, kind: str, members: Members, index: int) -> list[Part]:
+        shown = _SHOWN.get(kind) if self._shows else None
+        text = _string(members, kind) if shown else ""
+        if shown is None or not text:
+            return []
+        if not text.isascii():
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return [Delta(shown, text, index)]
 
     def _stop(self, index: int) -> list[Part]:
         growing = self._open.pop(index, None)
@@ -336,15 +345,6 @@ def _overlay(members: Members, later: Mapping[str, bytes]) -> None:
     for name, value in later.items():
         if value != _NULL or name not in members:
             members[name] = value
-
-
-def _shown(kind: str, text: str, index: int) -> list[Part]:
-    shown = _SHOWN.get(kind)
-    if shown is None or not text:
-        return []
-    if not text.isascii():
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return [Delta(shown, text, index)]
 
 
 def _index(event: Members) -> int:

@@ -126,7 +126,7 @@ class StreamReading:
         self.note: Callable[[Piece], None] = self._noted.extend
         self._made_of: list[bytes | Deltas] = []  # all that was looked at
         self._splitter = Splitter()
-        self._assembly = Assembly()
+        self._assembly = Assembly(shows=False)
         self._error = b""
         self._blocks: list[FinishedBlock] = []
         self._redacted = False
