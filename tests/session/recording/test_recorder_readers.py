@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
-from anthropic import APIStatusError
+from anthropic import Anthropic, APIStatusError, AsyncAnthropic
 
 from session.errors import RecordingFailedError
 from session.events import ResponseInterrupted, ResponseReceived
@@ -23,10 +25,8 @@ from session.testing import Exact, Failure, Reply, ScriptedApi, wire
 from tests.session.recording.kit import ASK, body_of, events_of, in_memory, state_of, user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
     from pathlib import Path
-
-    from anthropic import Anthropic, AsyncAnthropic
 
     from session.events import AnyEvent
 
@@ -366,6 +366,75 @@ def test_a_response_that_is_over_does_not_wait_for_the_garbage_collector(read: s
         assert seen() is None
     finally:
         gc.enable()
+
+
+class _Pieces(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([self._body[place : place + 50] for place in range(0, len(self._body), 50)])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+
+STREAM = b"".join(wire.events(wire.message(LONG, model="m", key=b"1", usage=wire.usage(1, 0, 0, 0, 1))))
+
+
+def _compressed(_: object) -> httpx2.Response:
+    headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+    return httpx2.Response(200, headers=headers, stream=_Pieces(gzip.compress(STREAM)))
+
+
+async def _ask(transport: httpx2.MockTransport, recorder: Recorder, *, loop: bool) -> None:
+    """For a stream, of which everything is read."""
+    options: Any = {"api_key": "k", "max_retries": 0, "middleware": [recorder]}
+    if loop:
+        client = AsyncAnthropic(http_client=httpx2.AsyncClient(transport=transport), **options)
+        async for _ in await client.messages.create(stream=True, **GO):
+            pass
+    else:
+        blocking = Anthropic(http_client=httpx2.Client(transport=transport), **options)
+        for _ in blocking.messages.create(stream=True, **GO):
+            pass
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_compressed_stream_is_recorded_as_the_program_reads_it(loop: bool) -> None:
+    recorder = Recorder(storage := in_memory())
+    asyncio.run(_ask(httpx2.MockTransport(_compressed), recorder, loop=loop))
+    events = events_of(storage, recorder.sessions[0])
+    (answer,) = [event for event in events if isinstance(event, ResponseReceived)]
+    assert b"".join(body_of(answer, events)) == STREAM
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_who_reads_a_stream_before_the_recorder_does_still_reads_it(loop: bool) -> None:
+    """Another middleware, or a transport with responses of its own."""
+    read: list[bytes] = []
+
+    class Response(httpx2.Response):
+        def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+            for chunk in super().iter_bytes(chunk_size):
+                read.append(chunk)
+                yield chunk.replace(b"Some text", b"A text")
+
+        async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes, None]:
+            async for chunk in super().aiter_bytes(chunk_size):
+                read.append(chunk)
+                yield chunk.replace(b"Some text", b"A text")
+
+    def answer(_: object) -> httpx2.Response:
+        return Response(200, headers={"content-type": "text/event-stream"}, stream=_Pieces(STREAM))
+
+    recorder = Recorder(storage := in_memory())
+    asyncio.run(_ask(httpx2.MockTransport(answer), recorder, loop=loop))
+    events = events_of(storage, recorder.sessions[0])
+    (received,) = [event for event in events if isinstance(event, ResponseReceived)]
+    assert b"".join(read) == STREAM
+    assert b"".join(body_of(received, events)) == b"".join(chunk.replace(b"Some text", b"A text") for chunk in read)
 
 
 def test_two_recorders_of_one_response_do_not_take_each_other_away() -> None:
