@@ -1,14 +1,13 @@
 """A request as the program makes it, before the SDK sends it: the only look that recording takes at it.
 
-What is stored of it is the body, the kind of endpoint and the headers of an allow-list. The address, the other headers
-and the client, where keys live, are never read.
+What is stored of it is the body, the kind of endpoint and the headers of an allow-list. The rest of the address, the
+other headers and the client, where keys live, are never read.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from anthropic import APIRequest
 
 MESSAGES: Final = "/v1/messages"
+_BETA: Final = f"{MESSAGES}?beta=true"
+_ENDPOINTS: Final = frozenset({MESSAGES, _BETA})
 KEPT_HEADERS: Final = frozenset({"anthropic-beta", "anthropic-version"})
 _AROUND: Final = frozenset({"tools", "system", "messages", "stream", "thread"})
 _APART: Final = _AROUND | {"model"}
@@ -187,26 +188,28 @@ class Parts:
 
 def asked(request: APIRequest, redact: Callable[[str], str] | None) -> Asked | None:
     """What *request* asks the Messages API; None if it is for another endpoint, or no JSON object."""
-    is_messages, beta = _endpoint(request.url)
-    if not is_messages or request.method.lower() != "post":
+    path = _endpoint(request.url)
+    if not path or request.method.lower() != "post":
         return None
     body, exact = _body_of(request)
     if body is None:
         return None
     found = Asked(body, exact, redact)
-    if beta or dict(request.query_params).get("beta") == "true":
-        found.path = f"{MESSAGES}?beta=true"
+    found.path = _BETA if dict(request.query_params).get("beta") == "true" else path
     found.headers = redacted_bytes(_kept_headers(request), redact)
     found.key = request.options.idempotency_key or ""
     found.retries_taken = request.retries_taken
     return found
 
 
-@lru_cache(maxsize=_PARTS_KEPT)
-def _endpoint(url: str) -> tuple[bool, bool]:
-    """Whether it is the Messages API's, and whether in beta."""
-    address = urlsplit(url)
-    return address.path.endswith(MESSAGES), parse_qs(address.query).get("beta") == ["true"]
+def _endpoint(address: str) -> str:
+    """That of the Messages API, as it is stored; "" for any other."""
+    if address in _ENDPOINTS:
+        return address
+    parts = urlsplit(address)
+    if not parts.path.endswith(MESSAGES):
+        return ""
+    return _BETA if parse_qs(parts.query).get("beta") == ["true"] else MESSAGES
 
 
 def _all_packed(values: list[Any]) -> list[bytes]:
