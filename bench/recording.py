@@ -1,11 +1,11 @@
 """What does recording cost a program: time per call, bytes per turn, and does any of it grow with the history?
 
 1. A call: the real client asks a server in another process over a loopback socket, which answers 900 B in one block,
-   streamed in 40 pieces or whole. A bare call is that call without a recorder. The third contestant is a bare call in
-   which somebody makes the appends of the recorded one, at the same moments, knowing what to write: so an append has a
-   price. Recording may cost a call as much as its blocks + 2 of them, and 10 % of a bare call. A stream makes exactly
-   as many; what comes whole makes two, so what it costs beyond these is told too. In every order in turn, the median
-   of each round; CPU time beside it.
+   streamed in 40 pieces or whole. A bare call is that call without a recorder. In the third contestant somebody makes
+   the appends of the recorded call at the same moments, knowing what to write; the fourth is the same without them: so
+   an append has a price. Recording may cost a call as much as its blocks + 2 of them, and 10 % of a bare call. A stream
+   makes exactly as many; what comes whole makes two, so what it costs beyond these is told too. In turns; the
+   median of each round; CPU time beside it.
 
    Twice. Of an API that takes no time at all, where a call is nothing but the client's own work, with a log that costs
    as little ("os"): that is the share of recording in what a program computes. And of one that thinks for a twentieth
@@ -22,7 +22,6 @@ measured is a client's call.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import statistics
 import subprocess
@@ -56,6 +55,8 @@ MODEL: Final = "claude-sonnet-5-5"
 ASK: Final[dict[str, Any]] = {"model": MODEL, "max_tokens": 1000}
 USAGE: Final = wire.usage(12, 840, 21504, 0, 310)
 _MAY_APPEND: Final = 1 + 2  # blocks + 2
+_ORDERS: Final = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))
+_APPENDING: Final = 2
 BARS: Final = 40  # characters of the longest bar of the plot
 
 
@@ -108,12 +109,13 @@ def _call_cost(size: Size, directory: Path, address: str, api: _Api, kind: str) 
         ]
         recorder = Recorder(recorded_in)
         appends = _Appends(recorded_in, again, recorder)
-        bare, recorded, appended = [
-            stack.enter_context(_client(address, middleware=middleware)) for middleware in ((), [recorder], [appends])
+        bare, recorded, appended, watched = [
+            stack.enter_context(_client(address, middleware=middleware))
+            for middleware in ((), [recorder], [appends], [_Watching()])
         ]
         _ASKED[kind](recorded, -1)  # so that there is always one whose appends can be made again
         calls_made = size.pick(full=api.calls, small=3)
-        turns = _InTurns((bare, recorded, appended), appends, calls_made, _ASKED[kind])
+        turns = _InTurns((bare, recorded, appended, watched), appends, calls_made, _ASKED[kind])
         series = list(interleave(size, _contestants(turns, what, api.durability)).values())
         return _CallCost(what, series, _added(series, what, appends.made), appends.hashes())
 
@@ -123,23 +125,24 @@ def _contestants(turns: _InTurns, what: str, durability: Durability) -> list[Con
         turns.play(number)
         return turns.median(0, 0)
 
-    return [
-        Contestant(f"{what}: bare call", "-", first),
-        Contestant(f"{what}: recorded call", durability, lambda _: turns.median(1, 0)),
-        Contestant(f"{what}: bare call and its appends", durability, lambda _: turns.median(2, 0)),
-        Contestant(f"{what}: bare call, CPU", "-", lambda _: turns.median(0, 1)),
-        Contestant(f"{what}: recorded call, CPU", durability, lambda _: turns.median(1, 1)),
-        Contestant(f"{what}: bare call and its appends, CPU", durability, lambda _: turns.median(2, 1)),
-    ]
+    names = ["bare call", "recorded call", "watched call and the appends", "watched call"]
+    modes: list[Durability] = ["-", durability, durability, "-"]
+
+    def of(client: int, clock: int) -> Callable[[int], float]:
+        return lambda _: turns.median(client, clock)
+
+    walls = [Contestant(f"{what}: {names[client]}", modes[client], of(client, 0)) for client in (1, 2, 3)]
+    cpus = [Contestant(f"{what}: {names[client]}, CPU", modes[client], of(client, 1)) for client in range(4)]
+    return [Contestant(f"{what}: {names[0]}", modes[0], first), *walls, *cpus]
 
 
 def _added(series: Sequence[Series], what: str, made: int) -> list[Finding]:
     """Beyond the appends that a call may make; and beyond those *made*, if they are fewer."""
-    rounds: list[tuple[float, ...]] = list(zip(*[each.values for each in series[:3]], strict=True))
+    rounds: list[tuple[float, ...]] = list(zip(*[each.values for each in series[:4]], strict=True))
 
     def beyond(appends: int) -> float:
-        added = [more - bare - appends * (appended - bare) / made for bare, more, appended in rounds]
-        return statistics.median(100 * more / bare for more, (bare, *_) in zip(added, rounds, strict=True))
+        added = [recorded - bare - appends * (more - less) / made for bare, recorded, more, less in rounds]
+        return statistics.median(100 * more / times[0] for more, times in zip(added, rounds, strict=True))
 
     name = f"{what}: added beyond {{}} appends / bare call"
     found = [Finding(name.format(f"blocks + 2 = {_MAY_APPEND}"), beyond(_MAY_APPEND), "%", at_most=10)]
@@ -188,9 +191,9 @@ _ASKED: Final = {"streamed": _ask_for_a_stream, "whole": _ask_for_all_at_once}
 
 
 class _InTurns:
-    """Makes a bare call, a recorded one, and a bare one with the appends of a recorded one in it, in every order in
-    turn: the moods of the machine, threads that have gone to sleep meanwhile, and what the call before has left in the
-    processor's caches, hit all alike.
+    """Makes a call with each of four clients, in orders in which each follows each other once: the moods of the
+    machine, threads that have gone to sleep meanwhile, and what the call before has left in the processor's caches, hit
+    all alike.
     """
 
     def __init__(
@@ -205,11 +208,10 @@ class _InTurns:
     def play(self, number: int) -> None:
         """All calls of a round."""
         self._times = [[] for _ in self._clients]
-        orders = list(itertools.permutations(range(len(self._clients))))
         for call in range(number * 1000, number * 1000 + self._count):
-            for which in orders[call % len(orders)]:
+            for which in _ORDERS[call % len(_ORDERS)]:
                 client = self._clients[which]
-                if client is self._clients[-1]:
+                if which == _APPENDING:
                     self._appends.look()
                 self._times[which].append(_seconds_and_cpu(lambda: self._ask(client, call)))  # noqa: B023 - now
 
@@ -218,7 +220,37 @@ class _InTurns:
         return statistics.median(times[clock] for times in self._times[client])
 
 
-class _Appends(Middleware):
+class _Watching(Middleware):
+    """Is there at the moments at which a recorder appends."""
+
+    def handle(self, request: APIRequest, call_next: Callable[[APIRequest], APIResponse[Any]]) -> APIResponse[Any]:
+        """See `Recorder.handle`."""
+        self.append()
+        response = call_next(request)
+        if not request.stream:
+            response.read()
+            self.append()
+            return response
+        read = response.http_response.iter_bytes
+
+        def body(chunk_size: int | None = None) -> Iterator[bytes]:
+            return self._body(read(chunk_size), response)
+
+        response.http_response.iter_bytes = body  # type: ignore[method-assign]
+        return response
+
+    def _body(self, chunks: Iterator[bytes], response: APIResponse[Any]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if b"_stop\n" in chunk:  # of a block, of the message
+                self.append()
+            yield chunk
+        del response.http_response.iter_bytes  # else it would wait for the garbage collector
+
+    def append(self) -> None:
+        """Now."""
+
+
+class _Appends(_Watching):
     """Writes what a recorder wrote once more, commit by commit and at the same moments, into another log."""
 
     def __init__(
@@ -240,30 +272,8 @@ class _Appends(Middleware):
         self._version, self._left = 0, list(self._commits(self._session_id))
         self.made = len(self._left)
 
-    def handle(self, request: APIRequest, call_next: Callable[[APIRequest], APIResponse[Any]]) -> APIResponse[Any]:
-        """See `Recorder.handle`."""
-        self._append()
-        response = call_next(request)
-        if not request.stream:
-            response.read()
-            self._append()
-            return response
-        read = response.http_response.iter_bytes
-
-        def body(chunk_size: int | None = None) -> Iterator[bytes]:
-            return self._body(read(chunk_size), response)
-
-        response.http_response.iter_bytes = body  # type: ignore[method-assign]
-        return response
-
-    def _body(self, chunks: Iterator[bytes], response: APIResponse[Any]) -> Iterator[bytes]:
-        for chunk in chunks:
-            if b"_stop\n" in chunk:  # of a block, of the message
-                self._append()
-            yield chunk
-        del response.http_response.iter_bytes  # else it would wait for the garbage collector
-
-    def _append(self) -> None:
+    def append(self) -> None:
+        """The next commit."""
         appended = self._again.append(self._session_id, self._left.pop(0), expected=self._version)
         self._version = appended.version
 

@@ -164,7 +164,7 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return found
 
     @cached_property
-    def usual(self) -> dict[_Terms, _UsualPrices]:
+    def on_terms(self) -> dict[_Terms, _PricesOnTerms]:
         """What holds on terms that came up: nearly all responses of a program are served on the same."""
         return {}
 
@@ -233,14 +233,13 @@ def usage_recorded(
     *at* is when the response was given; None, unknown: it is unpriced. *stop_details* is the text of that member of the
     response, b"" if it has none.
     """
-    table = load_prices() if table is None else table
     usual = usual_usage(usage) if at is not None and stop_details in _NO_DETAILS else None
     if usual is None or usual.server_tool_use is not None or at is None:
         raw = _object(usage)
         tier, details = str(raw.get("service_tier") or ""), _object(stop_details) or None
         cost = None if at is None else price(raw, model, None, at, table=table, stop_details=details)
     else:
-        tier, cost = usual.service_tier or "", _usual_cost(usual, model, _day(at), table)
+        tier, cost = usual.service_tier or "", _cost_of_usual(usual, model, _day(at), table or load_prices())
     cost = _recordable(cost)
     return UsageRecorded(
         usage,
@@ -268,7 +267,7 @@ def reprice(recorded: Iterable[RecordedUsage], table: PriceTable) -> Iterator[Co
         yield price(usage.raw, usage.model, usage.tier, usage.at, table=table, stop_details=usage.stop_details)
 
 
-class _Terms(msgspec.Struct, frozen=True):
+class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     """On what terms a response was served."""
 
     model: str
@@ -280,10 +279,16 @@ class _Terms(msgspec.Struct, frozen=True):
 
 def _terms(model: str, tier: object, speed: object, place: object, day: dt.date) -> _Terms:
     """Of what a usage object has under these names."""
-    return _Terms(model, str(tier or "standard"), str(speed or "standard"), str(place or "global"), day)
+    return _Terms(
+        model=model,
+        tier=str(tier or "standard"),
+        speed=str(speed or "standard"),
+        place=str(place or "global"),
+        day=day,
+    )
 
 
-class _UsualPrices(msgspec.Struct, frozen=True):
+class _PricesOnTerms(msgspec.Struct, frozen=True):
     """On certain terms, for a response of one inference: by which rates times *factor* up to so many tokens of its
     prompt, and by which beyond.
     """
@@ -293,23 +298,25 @@ class _UsualPrices(msgspec.Struct, frozen=True):
     long_prompt: LongPrompt | None
 
 
-def _usual_prices(table: PriceTable, terms: _Terms) -> _UsualPrices | None:
+def _prices_on_terms(table: PriceTable, terms: _Terms) -> _PricesOnTerms | None:
     entry = _newest(table.by_model.get(terms.model, ()), terms.day)
     if entry is None:
         return None
     rates, factor = _rates(entry, Share("own", None, {}), terms.speed), _factor(entry, terms)
     if rates is None or factor is None:
         return None
-    if len(table.usual) >= _TERMS_KEPT:
-        table.usual.clear()
-    found = table.usual[terms] = _UsualPrices(rates, factor, entry.long_prompt if terms.speed == "standard" else None)
+    if len(table.on_terms) >= _TERMS_KEPT:
+        table.on_terms.clear()
+    found = table.on_terms[terms] = _PricesOnTerms(
+        rates, factor, entry.long_prompt if terms.speed == "standard" else None
+    )
     return found
 
 
-def _usual_cost(usual: UsualUsage, model: str, day: dt.date, table: PriceTable) -> Cost | None:
-    """What `price` says of it, which looks at it number by number."""
+def _cost_of_usual(usual: UsualUsage, model: str, day: dt.date, table: PriceTable) -> Cost | None:
+    """The same as `price`, which takes a usage apart number by number."""
     terms = _terms(model, usual.service_tier, usual.speed, usual.inference_geo, day)
-    prices = table.usual.get(terms) or _usual_prices(table, terms)
+    prices = table.on_terms.get(terms) or _prices_on_terms(table, terms)
     if prices is None:
         return None
     split = usual.cache_creation

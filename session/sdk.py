@@ -22,7 +22,9 @@ import functools
 import inspect
 import json
 import os
+import sys
 import time
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias
 
 import msgspec
@@ -175,6 +177,22 @@ def kept_headers(headers: Mapping[str, str], *, failed: bool = False) -> bytes:
     names = _FAILURE_HEADERS if failed else _HEADERS
     kept = {name.lower(): value for name, value in headers.items() if name.lower().startswith(names)}
     return jsontext.encode(kept) if kept else b""
+
+
+def gives_what_came(response: httpx2.Response, method: str) -> bool:
+    """Whether *method*, `iter_bytes` or `aiter_bytes`, gives the body as it comes: there is nothing to decompress, none
+    of it was read, and the method is the HTTP client's own, on the object and on its class.
+    """
+    if response.is_stream_consumed or "content-encoding" in response.headers:
+        return False
+    changed = {"_content", "_decoder", method} & vars(response).keys()
+    return not changed and _is_of_http_client(getattr(type(response), method))
+
+
+@functools.lru_cache(maxsize=16)
+def _is_of_http_client(function: FunctionType) -> bool:
+    models = sys.modules["httpx2._models"].__file__
+    return isinstance(function, FunctionType) and function.__code__.co_filename == models
 
 
 def _parsed(body: bytes, *, needed: bool) -> object | None:

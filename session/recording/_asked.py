@@ -7,6 +7,7 @@ other headers and the client, where keys live, are never read.
 from __future__ import annotations
 
 import json
+import marshal
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +32,7 @@ KEPT_HEADERS: Final = frozenset({"anthropic-beta", "anthropic-version"})
 _AROUND: Final = frozenset({"tools", "system", "messages", "stream", "thread"})
 _APART: Final = _AROUND | {"model"}
 _PARTS_KEPT: Final = 64
+_KEY_FORMAT: Final = 2  # the newest of `marshal` in which equal values have equal bytes
 _ESCAPED: Final = b"\x00"  # which no msgpack map begins with
 
 _UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)  # lone surrogates, large integers
@@ -56,10 +58,9 @@ class PromptPart(msgspec.Struct, frozen=True):
 
 
 class ParameterPart(msgspec.Struct, frozen=True):
-    """Model and parameters, which are *values* and, as a JSON object, *raw*, b"" if there are none; and the digest."""
+    """Model and parameters, these as a JSON object, b"" if there are none, and what both are recognised by."""
 
     model: str
-    values: dict[str, Any]
     raw: bytes
     digest: bytes
 
@@ -107,15 +108,33 @@ class Asked:
         return Thread(kept, redacted_text(previous, self._redact) if isinstance(previous, str) else "")
 
     @property
-    def prompt_key(self) -> bytes:
-        """Equal for equal tools and system."""
-        return packed([self._body.get("tools"), self._body.get("system")])
+    def prompt_key(self) -> bytes | None:
+        """The same for the same texts of tools and system only; None if there is none that is quick to tell."""
+        return self._key([name for name in ("tools", "system") if name in self._body])
 
     @property
-    def parameters_key(self) -> bytes:
-        """Equal for equal texts of model and parameters."""
-        exact = self._exact
-        return packed([(name, exact.get(name, value)) for name, value in self._body.items() if name not in _AROUND])
+    def parameters_key(self) -> bytes | None:
+        """The same for the same texts of model and parameters only; None if there is none that is quick to tell."""
+        return self._key([name for name in self._body if name not in _AROUND])
+
+    def _key(self, names: list[str]) -> bytes | None:
+        if self._redact is not None:  # it is asked each time
+            return None
+        try:
+            return marshal.dumps([(name, self._exact.get(name, self._body[name])) for name in names], _KEY_FORMAT)
+        except ValueError:  # something in it is no plain value
+            return None
+
+    @property
+    def model(self) -> str:
+        """The model's name, as it will be stored."""
+        model = self._body.get("model")
+        return redacted_text(model, self._redact) if isinstance(model, str) else ""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything else in the body, as it will be stored, parsed."""
+        return {name: self._member(name) for name in self._body if name not in _APART}
 
     def message(self, index: int) -> Any:  # noqa: ANN401 - any JSON value
         """A message as it will be stored, parsed."""
@@ -143,13 +162,10 @@ class Asked:
         )
 
     def parameter_part(self) -> ParameterPart:
-        """Model and everything else in the body, as they will be stored."""
-        model = self._body.get("model")
-        name = redacted_text(model, self._redact) if isinstance(model, str) else ""
-        values = {name: self._member(name) for name in self._body if name not in _APART}
+        """Model and parameters as they will be stored."""
+        model, values = self.model, self.parameters
         texts = {name: self._member_bytes(name, value) for name, value in values.items()}
-        raw = jsontext.joined_members(texts) if texts else b""
-        return ParameterPart(name, values, raw, parameters_digest(name, values))
+        return ParameterPart(model, jsontext.joined_members(texts) if texts else b"", parameters_digest(model, values))
 
     def _member(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
         value = self._body.get(name)
@@ -165,8 +181,8 @@ class Parts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._prompts: dict[bytes, PromptPart] = {}
-        self._parameters: dict[bytes, ParameterPart] = {}
+        self._prompts: dict[bytes | None, PromptPart] = {}
+        self._parameters: dict[bytes | None, ParameterPart] = {}
 
     def prompt(self, asked: Asked) -> PromptPart:
         """Tools and system."""
@@ -178,11 +194,12 @@ class Parts:
         key = asked.parameters_key
         return self._parameters.get(key) or self._keep(self._parameters, key, asked.parameter_part())
 
-    def _keep(self, known: dict[bytes, Part], key: bytes, part: Part) -> Part:
-        with self._lock:
-            known[key] = part
-            if len(known) > _PARTS_KEPT:
-                del known[next(iter(known))]
+    def _keep(self, known: dict[bytes | None, Part], key: bytes | None, part: Part) -> Part:
+        if key is not None:
+            with self._lock:
+                known[key] = part
+                if len(known) > _PARTS_KEPT:
+                    del known[next(iter(known))]
         return part
 
 

@@ -15,7 +15,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -93,6 +93,15 @@ class _Retry(msgspec.Struct, frozen=True):
     digest: bytes
 
 
+class _Outcome(msgspec.Struct, frozen=True):
+    """What became of a call on *line*: an answer, or what another attempt with its *key* goes on with."""
+
+    line: Line
+    answered: Answered | None
+    key: str
+    retry: _Retry | None
+
+
 class Calls:
     """All calls of a run. Thread-safe: what is known of the run is looked at and changed under a lock, never across a
     write.
@@ -111,19 +120,21 @@ class Calls:
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
-        self._over: list[tuple[Call, Answered | None]] = []  # what their lines will be told when the next call begins
+        self._over: deque[_Outcome] = deque()  # of which their lines have not been told
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
     def resume(self, line: Line) -> None:
         """Go on with a session that was recorded before: it is the root."""
         with self._lock:
             self._named = 1
+            self._tell_lines()
             self._lines.register(line, 0)
             self.sessions[line.session_id] = None
 
     def extend(self, line: Line) -> None:
         """Calls that go on with *line* are forks of it: it is somebody else's."""
         with self._lock:
+            self._tell_lines()
             line.read_only = True
             self._lines.register(line, 0)
 
@@ -159,6 +170,7 @@ class Calls:
 
     def _forget(self, line: Line) -> None:
         with self._lock:
+            self._tell_lines()
             line.truncate(0)
 
     def _take(
@@ -278,24 +290,26 @@ class Calls:
         except Exception as error:
             raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=True) from error
         if over:
+            retry = _Retry(call.request_id, call.attempt, call.digest) if call.asked.key and not answered else None
             with self._lock:
-                self._over.append((call, answered))
+                self._over.append(_Outcome(line, answered, call.asked.key, retry))
 
     def _tell_lines(self) -> None:
         """What became of the calls that are over: their lines can be continued."""
-        over, self._over = self._over, []
-        for call, answered in over:
-            line, key = call.line, call.asked.key
-            assert line is not None, "it has begun"
-            if answered is not None:
-                _answer(line, answered)
-                self._lines.register(line, len(line))
-                self._lines.name(line, answered.message_id)
-            elif key:
-                self._retries[key] = _Retry(call.request_id, call.attempt, call.digest)
-                if len(self._retries) > _RETRIES_KEPT:
-                    self._retries.popitem(last=False)
-            self._lines.release(line)
+        while self._over:
+            outcome = self._over.popleft()
+            line, answered = outcome.line, outcome.answered
+            try:
+                if answered is not None:
+                    _answer(line, answered)
+                    self._lines.register(line, len(line))
+                    self._lines.name(line, answered.message_id)
+                elif outcome.retry is not None:
+                    self._retries[outcome.key] = outcome.retry
+                    if len(self._retries) > _RETRIES_KEPT:
+                        self._retries.popitem(last=False)
+            finally:
+                self._lines.release(line)
 
     async def _append(self, line: Line, events: list[SessionEvent], journal: Journal) -> None:
         """Append behind what the line knows. Raises what the storage raises, but for another writer."""
@@ -321,6 +335,7 @@ class Calls:
             except SessionExistsError:
                 continue
             with self._lock:
+                self._tell_lines()
                 self._lines.newest.pop(parent, None)
                 line.session_id = child
                 self.sessions[child] = None

@@ -4,7 +4,8 @@
    `iter_bytes` or `aiter_bytes` of the `httpx2.Response`, which give it decompressed. `iter_raw` does not: a program
    that uses it leaves the stream, as far as we see.
 2. Whoever leaves a stream calls `close` or `aclose` of the response.
-3. Where nothing is to be decompressed, `iter_raw` and `aiter_raw` give the same chunks, through one generator less.
+3. Where nothing is to be decompressed, `iter_raw` and `aiter_raw` give the same chunks, through one generator less (and
+   the last one, where a `chunk_size` is asked for, before the response is closed).
 
 The methods of 1 and 2 are replaced on the object itself until the body is over: object and replacement hold each other,
 and would wait for the garbage collector. `tests/session/recording/test_recorder_readers.py` holds that the SDK still
@@ -16,12 +17,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import httpx2
-
+from session.sdk import gives_what_came
 from session.storage._now import run_now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    import httpx2
 
 Piece: TypeAlias = tuple[float, bytes]
 """A chunk of a body, and when it came."""
@@ -69,15 +71,9 @@ def show_async(response: httpx2.Response, witness: Witness) -> None:
     _AsyncShown(response, witness)
 
 
-def _comes_as_read(response: httpx2.Response, method: str) -> bool:
-    """Whether the body comes as *method* would give it, which is that of the HTTP client and of nobody else."""
-    is_known = type(response) is httpx2.Response and method not in vars(response)
-    return is_known and not response.is_stream_consumed and "content-encoding" not in response.headers
-
-
 class _Shown:
     def __init__(self, response: httpx2.Response, witness: Witness) -> None:
-        self._read = response.iter_raw if _comes_as_read(response, "iter_bytes") else response.iter_bytes
+        self._read = response.iter_raw if gives_what_came(response, "iter_bytes") else response.iter_bytes
         self._close = response.close
         self._witness: Witness | None = witness
         self._pulling = False
@@ -130,7 +126,7 @@ class _Shown:
 
 class _AsyncShown:
     def __init__(self, response: httpx2.Response, witness: Witness) -> None:
-        self._read = response.aiter_raw if _comes_as_read(response, "aiter_bytes") else response.aiter_bytes
+        self._read = response.aiter_raw if gives_what_came(response, "aiter_bytes") else response.aiter_bytes
         self._close = response.aclose
         self._witness: Witness | None = witness
         self._pulling = False

@@ -29,6 +29,7 @@ _MEMBERS: Final = {"role", "content"}
 _TEXT_MEMBERS: Final = {"type", "text"}
 _HOLD_BLOCKS: Final = ("content", "source")
 _MAX_DEPTH: Final = 32
+_END: Final = object()
 _sorted_text: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
@@ -80,8 +81,46 @@ def _digest(value: object) -> bytes:
     try:
         text = _sorted_text(value)
     except (TypeError, ValueError, RecursionError):  # keys of several types, or it nests beyond the stack
-        text = repr(value)
+        try:
+            text = repr(value)
+        except RecursionError:
+            text = _nested_text(value)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+
+
+def _nested_text(value: object) -> str:
+    """What `_sorted_text` would give, however deep it nests; of anything but JSON some text that is its own."""
+    written: list[str] = []
+    waiting: list[tuple[str, object]] = [("", value)]  # what stands before a value, and the value; or an end
+    while waiting:
+        before, part = waiting.pop()
+        written.append(before)
+        if isinstance(part, dict):
+            written.append("{")
+            members = [(f"{_as_json(str(key))}:", held) for key, held in sorted(part.items(), key=_key_text)]
+            waiting += [("}", _END), *_with_commas(members)]
+        elif isinstance(part, list | tuple):
+            written.append("[")
+            waiting += [("]", _END), *_with_commas([("", held) for held in part])]
+        elif part is not _END:
+            written.append(_leaf_text(part))
+    return "".join(written)
+
+
+def _with_commas(parts: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The last one first."""
+    return [(f",{before}" if place else before, part) for place, (before, part) in enumerate(parts)][::-1]
+
+
+def _key_text(member: tuple[object, object]) -> str:
+    return str(member[0])
+
+
+def _leaf_text(value: object) -> str:
+    try:
+        return _sorted_text(value)
+    except (TypeError, ValueError):
+        return repr(value)
 
 
 def _one_text(message: Any) -> tuple[bytes, bytes] | None:  # noqa: ANN401 - any JSON value

@@ -41,14 +41,14 @@ class Digester:
 
     def logical(self, asked: Asked, state_at: Callable[[str, int], SessionState]) -> LogicalRequest:
         """The request with all its messages."""
-        known, part, around = self._known(asked), asked.prompt_part(), asked.parameter_part()
+        known, part = self._known(asked), asked.prompt_part()
         messages = [asked.message(index) for index in range(len(asked.packed))]
         system, tools = (jsontext.parse_or_show(raw) if raw else None for raw in (part.system, part.tools))
         if known is not None:
             before = LogicalRequest.recorded(state := state_at(known.session_id, known.version), len(state.messages))
             messages = [*before.messages, *messages]
             system, tools = before.system, before.tools
-        return LogicalRequest(around.model, system, tools, around.values, messages)
+        return LogicalRequest(asked.model, system, tools, asked.parameters, messages)
 
     def _known(self, asked: Asked) -> Known | None:
         thread = asked.thread

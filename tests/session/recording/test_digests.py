@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from session.recording.digests import message_digest
+from session.recording.digests import _nested_text, message_digest
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 PARTS: st.SearchStrategy[Any] = TEXTS | st.none() | st.integers() | st.just([])
@@ -55,3 +55,17 @@ def test_a_digest_is_that_of_the_sorted_text(message: Any) -> None:
 )
 def test_messages_of_one_text_are_no_exception(message: Any) -> None:
     assert message_digest(message) == _by_the_letter(message)
+
+
+def test_what_nests_as_deep_as_the_stack_has_a_digest() -> None:
+    for levels in (500, 900, 1_000, 10_000):
+        value: Any = 1
+        for _ in range(levels):
+            value = {"a": [value]}
+        message = {"role": "user", "content": [{"type": "x", "y": value}]}
+        assert message_digest(message) == message_digest(message)
+
+
+@given(st.recursive(PARTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)))
+def test_a_nested_text_is_the_sorted_text(value: Any) -> None:
+    assert _nested_text(value) == json.dumps(value, separators=(",", ":"), sort_keys=True)

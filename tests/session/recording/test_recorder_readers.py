@@ -437,6 +437,21 @@ def test_who_reads_a_stream_before_the_recorder_does_still_reads_it(loop: bool) 
     assert b"".join(body_of(received, events)) == b"".join(chunk.replace(b"Some text", b"A text") for chunk in read)
 
 
+def test_who_traces_all_responses_still_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    method = httpx2.Response.iter_bytes
+
+    def traced(response: httpx2.Response, chunk_size: int | None = None) -> Iterator[bytes]:
+        for chunk in method(response, chunk_size):
+            seen.append(chunk)
+            yield chunk
+
+    monkeypatch.setattr(httpx2.Response, "iter_bytes", traced)
+    client = ScriptedApi([LONG]).client(middleware=[Recorder(in_memory())])
+    with client.messages.with_streaming_response.create(stream=True, **GO) as response:
+        assert list(response.iter_bytes()) == seen
+
+
 def test_two_recorders_of_one_response_do_not_take_each_other_away() -> None:
     storages = [in_memory(), in_memory()]
     recorders = [Recorder(storage) for storage in storages]
