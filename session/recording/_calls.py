@@ -18,13 +18,12 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
 from session import jsontext
 from session.errors import (
-    RecordingFailedError,
     SessionDeletedError,
     SessionExistsError,
     SessionNotFoundError,
@@ -61,6 +60,21 @@ OVERTAKEN: Final = "overtaken by another writer"
 _REFUSAL: Final = "refusal"
 _HARMLESS: Final = (MetadataUpdated, SessionClosed)
 _RETRIES_KEPT: Final = 4096
+
+
+class Reading(Protocol):
+    """What is known of a response so far."""
+
+    is_over: bool
+    answered: Answered | None
+
+
+class Failed(Protocol):
+    """Is told why something of a session could not be recorded, and whether its request had been *sent*."""
+
+    def __call__(self, session_id: str, error: Exception, *, sent: bool) -> Literal[False]:
+        """False, or raises `RecordingFailedError`."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -104,10 +118,11 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 class Calls:
     """All calls of a run. Thread-safe: what is known of the run is looked at and changed under a lock, never across a
-    write.
+    write. *failed* is told of what cannot be recorded, and raises it or returns False.
     """
 
-    def __init__(self, root: str, meta: Meta) -> None:
+    def __init__(self, root: str, meta: Meta, failed: Failed) -> None:
+        self.failed = failed
         self._lock = threading.Lock()
         self._lines = Lines()
         self._meta = meta
@@ -140,10 +155,9 @@ class Calls:
 
     # --- the request --------------------------------------------------------------------------------------------------
 
-    async def begin(self, call: Call, journal: Journal) -> None:
-        """Make the request durable. Then `call.line` is taken by this call, until `record` says that it is over.
-
-        Raises `RecordingFailedError`, the line not taken.
+    async def begin(self, call: Call, journal: Journal) -> bool:
+        """Make the request durable. Then `call.line` is taken by this call, until `record` says that it is over; False:
+        it could not be, the line is not taken.
         """
         beginning = _Beginning()
         try:
@@ -151,15 +165,15 @@ class Calls:
             waited: set[_Beginning] = set()  # once for each, and not forever
             while isinstance(taken := self._take(call, prompt, beginning, waited), Future):
                 await journal.opened(taken)
-        except Exception as error:  # of `redact`, most likely
-            raise RecordingFailedError(self._root, f"{type(error).__name__}: {error}", sent=False) from error
+        except Exception as error:  # noqa: BLE001 - of `redact`, most likely
+            return self.failed(self._root, error, sent=False)
         place, line = taken
         try:
             await self._open(call, journal, place, line, prompt)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what cannot be recorded is not sent
             if isinstance(error, SessionDeletedError | SessionNotFoundError):
                 self._forget(place.line or line)
-            raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=False) from error
+            return self.failed(line.session_id, error, sent=False)
         finally:
             with self._lock:
                 if call.line is not line:
@@ -167,6 +181,7 @@ class Calls:
                 self._beginning = {chain: other for chain, other in self._beginning.items() if other is not beginning}
             for future in beginning.waiting:
                 future.set_result(None)
+        return True
 
     def _forget(self, line: Line) -> None:
         with self._lock:
@@ -277,22 +292,23 @@ class Calls:
     # --- what comes back ----------------------------------------------------------------------------------------------
 
     async def record(
-        self, call: Call, events: list[SessionEvent], journal: Journal, *, over: bool, answered: Answered | None = None
-    ) -> None:
-        """Make *events* durable. *over*: the attempt has ended, its line can be continued; *answered*: with a message.
-
-        Raises `RecordingFailedError`; the line then stays as it is, and later calls fork from it.
+        self, call: Call, events: list[SessionEvent], journal: Journal, reading: Reading | None = None
+    ) -> bool:
+        """Make *events* durable. Without a *reading*, or when that is over, the attempt has ended, and its line can be
+        continued. False: it could not be; the line then stays as it is, and later calls fork from it.
         """
         line = call.line
         assert line is not None, "it has begun"
         try:
             await self._append(line, events, journal)
-        except Exception as error:
-            raise RecordingFailedError(line.session_id, f"{type(error).__name__}: {error}", sent=True) from error
-        if over:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and not recorded
+            return self.failed(line.session_id, error, sent=True)
+        if reading is None or reading.is_over:
+            answered = reading.answered if reading else None
             retry = _Retry(call.request_id, call.attempt, call.digest) if call.asked.key and not answered else None
             with self._lock:
                 self._over.append(_Outcome(line, answered, call.asked.key, retry))
+        return True
 
     def _tell_lines(self) -> None:
         """What became of the calls that are over: their lines can be continued."""

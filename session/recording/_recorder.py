@@ -85,7 +85,7 @@ class Recorder(Middleware):
             raise ValueError(f"on_failure is 'raise' or 'go_on', not {on_failure!r}")
         self._root = new_session_id() if session is None else check_session_id(session)
         self._journals = Journals(storage)
-        self._calls = Calls(self._root, meta)
+        self._calls = Calls(self._root, meta, self._failed)
         self._redact = redact
         self._on_failure = on_failure
         self._prices = load_prices()
@@ -131,7 +131,7 @@ class Recorder(Middleware):
         if said is None:
             return call_next(request)
         journal = self._journals.now
-        recording = _Recording(self, Call(said), journal, _at_once)
+        recording = _Recording(self, self._calls, Call(said), journal, _at_once)
         if self._abandoned:
             run_now(self._look_after(journal, _at_once))
         if not run_now(recording.begin()):
@@ -160,7 +160,7 @@ class Recorder(Middleware):
         if said is None:
             return await call_next(request)
         journal = self._journals.awaited
-        recording = _Recording(self, Call(said), journal, finished)
+        recording = _Recording(self, self._calls, Call(said), journal, finished)
         if self._abandoned:
             await self._look_after(journal, finished)
         try:
@@ -182,28 +182,6 @@ class Recorder(Middleware):
         return response
 
     # --- for one attempt ----------------------------------------------------------------------------------------------
-
-    async def begin(self, call: Call, journal: Journal) -> bool:
-        """Make the request durable; False: it could not be, and is to go on without."""
-        try:
-            await self._calls.begin(call, journal)
-        except RecordingFailedError as error:
-            self._tolerate(error)
-            return False
-        return True
-
-    async def record(
-        self, call: Call, events: list[SessionEvent], journal: Journal, reading: _Reading | None = None
-    ) -> bool:
-        """Make *events* durable; without a *reading*, or when that is over, the attempt has ended."""
-        over = reading is None or reading.is_over
-        answered = reading.answered if reading else None
-        try:
-            await self._calls.record(call, events, journal, over=over, answered=answered)
-        except RecordingFailedError as error:
-            self._tolerate(error)
-            return False
-        return True
 
     def terms(self, call: Call, response: _Response) -> Terms:
         """What is known of *response* before its body."""
@@ -231,26 +209,23 @@ class Recorder(Middleware):
                 return
             await recording.forget(journal, whole)
 
-    def unreadable(self, call: Call, error: Exception) -> None:
-        """What came for *call* cannot be recorded, because of *error*."""
-        session_id = call.line.session_id if call.line else self._root
-        failure = RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=True)
-        failure.__cause__ = error
-        self._tolerate(failure)
-
-    def _tolerate(self, failure: RecordingFailedError) -> None:
-        """Raises *failure*, unless the program is to go on without recording that call."""
+    def _failed(self, session_id: str, error: Exception, *, sent: bool) -> Literal[False]:
+        """See `Failed`: raises, unless the program is to go on without recording that call."""
+        failure = RecordingFailedError(session_id, f"{type(error).__name__}: {error}", sent=sent)
         if self._on_failure == "raise":
-            raise failure
+            raise failure from error
+        failure.__cause__ = error
         self.failures.append(failure)
         _log.error("a call is not recorded", exc_info=failure)
+        return False
 
 
 class _Recording:
     """One attempt, as it goes, and the `Witness` of a streamed body. *whole* runs a step that must not be cut short."""
 
-    def __init__(self, recorder: Recorder, call: Call, journal: Journal, whole: _Whole) -> None:
+    def __init__(self, recorder: Recorder, calls: Calls, call: Call, journal: Journal, whole: _Whole) -> None:
         self._recorder = recorder
+        self._calls = calls
         self._call = call
         self._journal = journal
         self._whole = whole
@@ -260,8 +235,8 @@ class _Recording:
         self.is_over = False
 
     async def begin(self) -> bool:
-        """See `Recorder.begin`. Cancelled, it may have begun all the same: `failed` knows."""
-        begun = await self._whole(self._recorder.begin(self._call, self._journal))
+        """See `Calls.begin`. Cancelled, it may have begun all the same: `failed` knows."""
+        begun = await self._whole(self._calls.begin(self._call, self._journal))
         self._call.sent_at = time.monotonic()
         return begun
 
@@ -357,10 +332,11 @@ class _Recording:
         fault = jsontext.encode({"fault": f"not recorded: {type(error).__name__}"})
         plain = msgspec.structs.replace(terms, headers=b"", redact=None)
         await self._write([interrupted(plain, "cancelled", fault)])
-        self._recorder.unreadable(self._call, error)
+        assert self._call.line is not None, "it has begun"
+        self._calls.failed(self._call.line.session_id, error, sent=True)
 
     async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:
-        writing = self._recorder.record(self._call, events, self._journal, reading)
+        writing = self._calls.record(self._call, events, self._journal, reading)
         try:
             kept = await self._whole(writing)
         except RecordingFailedError:
