@@ -4,8 +4,8 @@
    streamed in 40 pieces or whole. A bare call is that call without a recorder. In the third contestant somebody makes
    the appends of the recorded call at the same moments, knowing what to write; the fourth is the same without them: so
    an append has a price. Recording may cost a call as much as its blocks + 2 of them, and 10 % of a bare call. A stream
-   makes exactly as many; what comes whole makes two, so what it costs beyond these is told too. In turns; the
-   median of each round; CPU time beside it.
+   makes exactly as many; what comes whole makes two, and beyond these the bar is 10 % too. In turns; the median of each
+   round; CPU time beside it.
 
    Twice. Of an API that takes no time at all, where a call is nothing but the client's own work, with a log that costs
    as little ("os"): that is the share of recording in what a program computes. And of one that thinks for a twentieth
@@ -140,13 +140,13 @@ def _added(series: Sequence[Series], what: str, made: int) -> list[Finding]:
     """Beyond the appends that a call may make; and beyond those *made*, if they are fewer."""
     rounds: list[tuple[float, ...]] = list(zip(*[each.values for each in series[:4]], strict=True))
 
-    def beyond(appends: int) -> float:
+    def beyond(appends: int, name: str) -> Finding:
         added = [recorded - bare - appends * (more - less) / made for bare, recorded, more, less in rounds]
-        return statistics.median(100 * more / times[0] for more, times in zip(added, rounds, strict=True))
+        share = statistics.median(100 * more / times[0] for more, times in zip(added, rounds, strict=True))
+        return Finding(f"{what}: added beyond {name} appends / bare call", share, "%", at_most=10)
 
-    name = f"{what}: added beyond {{}} appends / bare call"
-    found = [Finding(name.format(f"blocks + 2 = {_MAY_APPEND}"), beyond(_MAY_APPEND), "%", at_most=10)]
-    return found if made == _MAY_APPEND else [*found, Finding(name.format(f"its {made}"), beyond(made), "%")]
+    found = [beyond(_MAY_APPEND, f"blocks + 2 = {_MAY_APPEND}")]
+    return found if made == _MAY_APPEND else [*found, beyond(made, f"its {made}")]
 
 
 @contextlib.contextmanager
