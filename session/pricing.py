@@ -322,11 +322,10 @@ def _cost_of_usual(usual: UsualUsage, model: str, day: dt.date, table: PriceTabl
     split = usual.cache_creation
     short, long = (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens) if split else (0, 0)
     written, read = usual.cache_creation_input_tokens or 0, usual.cache_read_input_tokens or 0
-    unsplit = max(0, written - short - long)
     rates, beyond = prices.rates, prices.long_prompt
     if beyond is not None and usual.input_tokens + written + read > beyond.over_tokens:
         rates = beyond.rates
-    tokens = (usual.input_tokens, usual.output_tokens, short + unsplit, long, read)
+    tokens = (usual.input_tokens, usual.output_tokens, _short_writes(written, short, long), long, read)
     return Cost(_picodollars(_token_ratio(rates, prices.factor, tokens)), table.version)
 
 
@@ -401,22 +400,24 @@ def _fraction(number: Decimal | None) -> Fraction | None:
 
 
 def _tokens(share: Share) -> tuple[int, ...] | None:
-    """How many tokens are billed at each of the `Rates`; None if some were written to a cache of unknown lifetime.
-
-    Writes that the split by lifetime leaves out are 5-minute ones, the API's default.
-    """
+    """How many tokens are billed at each of the `Rates`; None if some were written to a cache of unknown lifetime."""
     counters = share.counters
     split = {path: count for path, count in counters.items() if path.startswith("cache_creation/") and count}
     if split.keys() - {_CACHE_WRITES_5M, _CACHE_WRITES_1H}:
         return None
-    unsplit = max(0, counters.get("cache_creation_input_tokens", 0) - sum(split.values()))
+    short, long = split.get(_CACHE_WRITES_5M, 0), split.get(_CACHE_WRITES_1H, 0)
     return (
         counters.get("input_tokens", 0),
         counters.get("output_tokens", 0),
-        split.get(_CACHE_WRITES_5M, 0) + unsplit,
-        split.get(_CACHE_WRITES_1H, 0),
+        _short_writes(counters.get("cache_creation_input_tokens", 0), short, long),
+        long,
         counters.get("cache_read_input_tokens", 0),
     )
+
+
+def _short_writes(written: int, short: int, long: int) -> int:
+    """Of all tokens *written* to the cache, those that the split by lifetime leaves out too: the API's default."""
+    return short + max(0, written - short - long)
 
 
 def _search_dollars(table: PriceTable, counters: Mapping[str, int], day: dt.date) -> _Ratio | None:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from session.messages import Message
     from session.recording._asked import Asked, PromptPart
     from session.recording._journal import Journal
-    from session.recording._reading import Answered
+    from session.recording._reading import Answered, Reading
 
 ORIGIN: Final = "recorder"
 LOST: Final = "lost"
@@ -60,13 +60,6 @@ OVERTAKEN: Final = "overtaken by another writer"
 _REFUSAL: Final = "refusal"
 _HARMLESS: Final = (MetadataUpdated, SessionClosed)
 _RETRIES_KEPT: Final = 4096
-
-
-class Reading(Protocol):
-    """What is known of a response so far."""
-
-    is_over: bool
-    answered: Answered | None
 
 
 class Failed(Protocol):
@@ -107,15 +100,6 @@ class _Retry(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-class _Outcome(msgspec.Struct, frozen=True):
-    """What became of a call on *line*: an answer, or what another attempt with its *key* goes on with."""
-
-    line: Line
-    answered: Answered | None
-    key: str
-    retry: _Retry | None
-
-
 class Calls:
     """All calls of a run. Thread-safe: what is known of the run is looked at and changed under a lock, never across a
     write. *failed* is told of what cannot be recorded, and raises it or returns False.
@@ -135,7 +119,7 @@ class Calls:
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
-        self._over: deque[_Outcome] = deque()  # of which their lines have not been told
+        self._over: deque[tuple[Line, Answered | None]] = deque()  # what lines have not been told of their calls
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
     def resume(self, line: Line) -> None:
@@ -305,25 +289,23 @@ class Calls:
             return self.failed(line.session_id, error, sent=True)
         if reading is None or reading.is_over:
             answered = reading.answered if reading else None
-            retry = _Retry(call.request_id, call.attempt, call.digest) if call.asked.key and not answered else None
             with self._lock:
-                self._over.append(_Outcome(line, answered, call.asked.key, retry))
+                self._over.append((line, answered))
+                if answered is None and call.asked.key:
+                    self._retries[call.asked.key] = _Retry(call.request_id, call.attempt, call.digest)
+                    if len(self._retries) > _RETRIES_KEPT:
+                        self._retries.popitem(last=False)
         return True
 
     def _tell_lines(self) -> None:
         """What became of the calls that are over: their lines can be continued."""
         while self._over:
-            outcome = self._over.popleft()
-            line, answered = outcome.line, outcome.answered
+            line, answered = self._over.popleft()
             try:
                 if answered is not None:
                     _answer(line, answered)
                     self._lines.register(line, len(line))
                     self._lines.name(line, answered.message_id)
-                elif outcome.retry is not None:
-                    self._retries[outcome.key] = outcome.retry
-                    if len(self._retries) > _RETRIES_KEPT:
-                        self._retries.popitem(last=False)
             finally:
                 self._lines.release(line)
 

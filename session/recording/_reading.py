@@ -8,7 +8,7 @@ noted, and gives the events that must be durable by then. When the response has 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -235,6 +235,10 @@ class StreamReading:
         return redacted_text(text, redact) == text and all(
             redacted_bytes(sent.data, redact) == sent.data for sent in Splitter().feed(body)
         )
+
+
+Reading: TypeAlias = PlainReading | StreamReading
+"""A response while it is read, and what is known of it so far."""
 
 
 def _redacted_facts(facts: Completed, terms: Terms) -> Completed:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from session.events import SessionEvent
     from session.recording._journal import Journal
+    from session.recording._reading import Reading
     from session.recording._tee import Piece
     from session.storage import BlockingEventSessionStorage, EventSessionStorage
 
     _Response: TypeAlias = APIResponse[Any] | AsyncAPIResponse[Any]
-    _Reading: TypeAlias = PlainReading | StreamReading
     _Whole: TypeAlias = Callable[[Coroutine[Any, Any, bool]], Awaitable[bool]]
 
 _log: Final = logging.getLogger("session.recording")
@@ -335,7 +335,7 @@ class _Recording:
         assert self._call.line is not None, "it has begun"
         self._calls.failed(self._call.line.session_id, error, sent=True)
 
-    async def _write(self, events: list[SessionEvent], reading: _Reading | None = None) -> None:
+    async def _write(self, events: list[SessionEvent], reading: Reading | None = None) -> None:
         writing = self._calls.record(self._call, events, self._journal, reading)
         try:
             kept = await self._whole(writing)
