@@ -40,7 +40,7 @@ from session.events import (
 )
 from session.messages import describe, joined
 from session.recording._asked import Parts
-from session.recording._lines import Line, Lines, Place, place_at
+from session.recording._lines import Line, Lines, Place
 from session.recording.digests import chained, message_digest, request_digest
 from session.request import changes
 from session.state import Prompt
@@ -89,9 +89,10 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class _Beginning:
-    """A call while it makes its request durable, and who waits for that."""
+    """A call while it makes its request durable, and who waits for that. It waits itself once only, and not forever."""
 
     waiting: list[Future[None]] = field(default_factory=list)
+    is_queued: bool = False
 
 
 class _Retry(msgspec.Struct, frozen=True):
@@ -119,6 +120,7 @@ class Calls:
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
+        self._resumed: Line | None = None  # until its first call has begun
         self._over: deque[tuple[Line, Answered | None]] = deque()  # what lines have not been told of their calls
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
@@ -128,6 +130,7 @@ class Calls:
             self._named = 1
             self._tell_lines()
             self._lines.register(line, 0)
+            self._resumed = line
             self.sessions[line.session_id] = None
 
     def extend(self, line: Line) -> None:
@@ -144,51 +147,79 @@ class Calls:
         it could not be, the line is not taken.
         """
         beginning = _Beginning()
+        place: Place | None = None
+        line: Line | None = None
         try:
             prompt = self._parts.prompt(call.asked)
-            waited: set[_Beginning] = set()  # once for each, and not forever
-            while isinstance(taken := self._take(call, prompt, beginning, waited), Future):
-                await journal.opened(taken)
-        except Exception as error:  # noqa: BLE001 - of `redact`, most likely
-            return self.failed(self._root, error, sent=False)
-        place, line = taken
-        try:
+            while isinstance(taken := self._take(call, prompt, beginning), list):
+                for before in taken:
+                    await journal.opened(before)
+            place, line = taken
+            if self._resumed is not None:
+                await self._mark_lost(line, journal)
             await self._open(call, journal, place, line, prompt)
         except Exception as error:  # noqa: BLE001 - what cannot be recorded is not sent
+            if place is None or line is None:
+                return self.failed(self._root, error, sent=False)
             if isinstance(error, SessionDeletedError | SessionNotFoundError):
                 self._forget(place.line or line)
             return self.failed(line.session_id, error, sent=False)
         finally:
             with self._lock:
-                if call.line is not line:
+                if line is not None and call.line is not line:
                     self._lines.release(line)
                 self._beginning = {chain: other for chain, other in self._beginning.items() if other is not beginning}
             for future in beginning.waiting:
                 future.set_result(None)
         return True
 
+    async def _mark_lost(self, taken: Line, journal: Journal) -> None:
+        """With the first call of a run that goes on with a session: what an earlier run left open there is lost, even
+        if this call goes elsewhere. If it goes on just there, its own commit says so.
+        """
+        with self._lock:
+            line, self._resumed = self._resumed, None
+            if line is None or not line.lost or line.busy or line is taken:
+                return
+            self._lines.take(line)
+        try:
+            lost = ResponseInterrupted(line.lost, LOST)
+            line.version = await journal.append(line.session_id, [lost], line.version, self._meta)
+            line.lost = ""
+        except (WrongVersionError, SessionDeletedError):  # somebody goes on with it, or nobody ever will
+            pass
+        finally:
+            with self._lock:
+                self._lines.release(line)
+
     def _forget(self, line: Line) -> None:
         with self._lock:
             self._tell_lines()
             line.truncate(0)
 
-    def _take(
-        self, call: Call, prompt: PromptPart, beginning: _Beginning, waited: set[_Beginning]
-    ) -> tuple[Place, Line] | Future[None]:
-        """Take the line of the call; or what to wait for first: a call that is just bringing some of its messages."""
+    def _take(self, call: Call, prompt: PromptPart, beginning: _Beginning) -> tuple[Place, Line] | list[Future[None]]:
+        """Take the line of the call; or, at the first time, what to wait for before."""
         with self._lock:
             self._tell_lines()
             place = self._place(call.asked, prompt)
-            for chain in place.chain[place.kept + 1 :]:
-                other = self._beginning.get(chain)
-                if other is not None and other not in waited:
-                    waited.add(other)
-                    other.waiting.append(Future())
-                    return other.waiting[-1]
-            self._beginning.update(dict.fromkeys(place.chain[place.kept + 1 :], beginning))
+            if before := self._queue(place.chain[place.kept + 1 :], beginning):
+                return before
             line = self._line_at(place)
             self._lines.take(line)
             return place, line
+
+    def _queue(self, brought: list[bytes], beginning: _Beginning) -> list[Future[None]]:
+        """Calls that are just bringing some of what this one has *brought*: it begins behind them. Those that bring the
+        same so begin in the order in which they came, by which a replay tells them apart.
+        """
+        if beginning.is_queued:
+            return []
+        beginning.is_queued = True
+        before = dict.fromkeys(self._beginning[chain] for chain in brought if chain in self._beginning)
+        self._beginning.update(dict.fromkeys(brought, beginning))
+        for other in before:
+            other.waiting.append(Future())
+        return [other.waiting[-1] for other in before]
 
     def _place(self, asked: Asked, prompt: PromptPart) -> Place:
         thread = asked.thread
@@ -199,7 +230,7 @@ class Calls:
         chain = line.chain[: count + 1]
         for index in range(len(asked.packed)):
             chain.append(chained(chain[-1], asked.message_digest(index)))
-        return place_at(line, count, chain)
+        return self._lines.place(chain, line.prompt_at(count)[1])  # the tools and the system that it began with
 
     def _line_at(self, place: Place) -> Line:
         if place.line is None:

@@ -230,11 +230,6 @@ class Lines:
         return next(waiting, None) or next(reversed(self.newest.values()), None)
 
 
-def place_at(line: Line, count: int, chain: list[bytes]) -> Place:
-    """The place behind the first *count* messages of *line*, whose tools and system hold."""
-    return Place(line, count, _reason(line, count), chain)
-
-
 def _reason(line: Line, count: int) -> Reason:
     if line.read_only:
         return "replay diverged"

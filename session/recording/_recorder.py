@@ -19,6 +19,7 @@ from session.recording._asked import asked
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
 from session.recording._journal import Journals
+from session.recording._kinds import is_json, likely
 from session.recording._reading import PlainReading, StreamReading, Terms, interrupted, may_wait
 from session.recording._redaction import redacted_bytes
 from session.recording._resuming import resumed
@@ -148,7 +149,9 @@ class Recorder(Middleware):
             body = response.read()
         except Exception as error:
             run_now(recording.failed(error, response))
-            raise _of_broken_body(response, error) from error
+            if instead := _instead_of(error, response):
+                raise instead from error
+            raise
         run_now(recording.came(response, body))
         return response
 
@@ -177,7 +180,9 @@ class Recorder(Middleware):
             body = await response.read()
         except BaseException as error:
             await recording.failed(error, response)
-            raise _of_broken_body(response, error) from error
+            if instead := _instead_of(error, response):
+                raise instead from error
+            raise
         await recording.came(response, body)
         return response
 
@@ -252,7 +257,9 @@ class _Recording:
             return
         terms = self._recorder.terms(self._call, response)
         try:
-            event = interrupted(terms, reason, told)
+            event: SessionEvent = interrupted(terms, reason, told)
+            if self._call.asked.streams:
+                event = _of_kind(event, response)
         except Exception as fault:  # noqa: BLE001 - of `redact`, most likely
             await self._unreadable(terms, fault)
         else:
@@ -267,6 +274,8 @@ class _Recording:
                 events = reading.whole(body)
             else:
                 events = [interrupted(terms, "error", redacted_bytes(body, terms.redact))]
+            if reading is None or reading.answered is None:
+                events = [_of_kind(each, response, body) for each in events]
         except Exception as error:  # noqa: BLE001 - of `redact`, most likely
             await self._unreadable(terms, error)
         else:
@@ -363,14 +372,25 @@ def _streams(request: APIRequest, response: _Response) -> bool:
     return bool(request.stream and _succeeded(response) and kind.startswith(_EVENT_STREAM))
 
 
+def _of_kind(event: SessionEvent, response: _Response, body: bytes = b"") -> SessionEvent:
+    """*event* with the content type of what came, where that is another than *body* looks like."""
+    kind = response.headers.get("content-type", "")
+    if not isinstance(event, ResponseInterrupted) or is_json(kind) == is_json(likely(body)):
+        return event
+    headers = {**jsontext.members(event.headers or b"{}"), "content-type": jsontext.encode(kind)}
+    return msgspec.structs.replace(event, headers=jsontext.joined_members(headers))
+
+
 def _succeeded(response: _Response) -> bool:
     return response.status_code // 100 == _SUCCESS
 
 
-def _of_broken_body(response: _Response, error: BaseException) -> BaseException:
-    """The SDK cannot make an error of a failure without its body, and would not try again."""
+def _instead_of(error: BaseException, response: _Response) -> Exception | None:
+    """What is raised where the body of *response* breaks with *error*, None for that: the SDK cannot make an error of a
+    failure without its body, and would not try again.
+    """
     if _succeeded(response) or not isinstance(error, Exception):
-        return error
+        return None
     return APIConnectionError(request=response.http_request)
 
 

@@ -15,6 +15,7 @@ from session import jsontext
 from session.errors import EventDataError, UnreadableJsonError
 from session.events import ResponseInterrupted, ResponseReceived
 from session.recording import Chunk, chunks_of
+from session.recording._kinds import JSON, likely
 from session.replay.errors import ResponseNotRecordedError
 from session.sdk import Broken
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from session.replay._lanes import Exchange
 
 _STREAM: Final = "text/event-stream; charset=utf-8"
-_JSON: Final = "application/json"
-_FAILED: Final = 400
+_SUCCESS: Final = range(200, 300)
 _NO_USAGE: Final = b'{"input_tokens":0,"output_tokens":0}'
 _NULL: Final = b"null"
 _IN_DELTA: Final = ("stop_sequence", "stop_details", "container")
@@ -51,6 +51,11 @@ class Answer(msgspec.Struct, frozen=True):
         """All chunks."""
         return b"".join(chunk.data for chunk in self.chunks)
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is a response, and no success."""
+        return self.status != 0 and self.status not in _SUCCESS
+
 
 def answer_of(exchange: Exchange, *, stream: bool) -> Answer:
     """How the attempt was answered, as a stream or not. Raises `ResponseNotRecordedError`, and `EventDataError` for an
@@ -71,7 +76,7 @@ def _whole(exchange: Exchange, end: ResponseReceived, *, stream: bool) -> Answer
         blocks = _blocks(exchange, end)
         bodies = list(_streamed(exchange, end, blocks)) if stream else [_plain(exchange, end, blocks)]
         chunks = _spread(bodies, end.duration_ms)
-    return Answer(end.status, _headers(end.headers, _STREAM if stream else _JSON), tuple(chunks))
+    return Answer(end.status, _headers(end.headers, _STREAM if stream else JSON), tuple(chunks))
 
 
 def _interrupted(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) -> Answer:
@@ -81,11 +86,12 @@ def _interrupted(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) 
         raise _missing(exchange, "the program cancelled the call before an answer came")
     if end.status == 0:
         return Answer(0, {}, (Chunk(end.duration_ms, b""),), _named(end.error) or Broken("APIConnectionError"))
-    if end.status >= _FAILED and (broken := _recorded(end.error)):  # its body did not come: to the SDK no answer
+    failed = end.status not in _SUCCESS
+    if failed and (broken := _recorded(end.error)):  # its body did not come: to the SDK no answer
         lost = Broken("APIConnectionError", broken.name, broken.errno)
         return Answer(0, {}, (Chunk(end.duration_ms, b""),), lost)
-    if end.status >= _FAILED:
-        return Answer(end.status, _headers(end.headers, _kind_of(end.error)), (Chunk(end.duration_ms, end.error),))
+    if failed:
+        return Answer(end.status, _headers(end.headers, likely(end.error)), (Chunk(end.duration_ms, end.error),))
     return _partial(exchange, end, stream=stream)
 
 
@@ -99,20 +105,20 @@ def _partial(exchange: Exchange, end: ResponseInterrupted, *, stream: bool) -> A
         raise _missing(exchange, f"it did not come to its end, and can only be asked for {asked}, as it was")
     chunks = _kept(exchange, end)
     if chunks is None:
-        chunks = _spread([*_begun(exchange, end)], end.duration_ms) if streamed else []
-    headers = _headers(end.headers, _STREAM if stream else _kind_of(b"".join(chunk.data for chunk in chunks)))
+        chunks = _spread([*_begun(exchange, end)], end.duration_ms) if _is_stream(exchange, end) else []
+    headers = _headers(end.headers, _STREAM if stream else likely(b"".join(chunk.data for chunk in chunks)))
     broken = None if _was_told(exchange, end) else _named(end.error)
     return Answer(end.status, headers, tuple(chunks), broken, left=end.reason == "cancelled")
 
 
 def _was_told(exchange: Exchange, end: ResponseInterrupted) -> bool:
     """Whether the API itself ended the stream, by an `error` event: whatever is in it, it is no exception's name."""
-    return exchange.request.stream and end.reason == "error"
+    return _is_stream(exchange, end) and end.reason == "error"
 
 
-def _kind_of(body: bytes) -> str:
-    """The content type that a body most likely had, which is not kept: the API's, or that of a proxy's page."""
-    return _JSON if body.lstrip()[:1] in {b"{", b"["} else "text/plain"
+def _is_stream(exchange: Exchange, end: ResponseInterrupted) -> bool:
+    """Whether a stream came: one that was asked for, and of no other kind."""
+    return exchange.request.stream and "content-type" not in _headers(end.headers)
 
 
 def _kept(exchange: Exchange, end: ResponseReceived | ResponseInterrupted) -> list[Chunk] | None:
@@ -126,10 +132,11 @@ def _missing(exchange: Exchange, reason: str) -> ResponseNotRecordedError:
     return ResponseNotRecordedError(exchange.session_id, exchange.version, reason)
 
 
-def _headers(recorded: bytes, kind: str) -> dict[str, str]:
+def _headers(recorded: bytes, kind: str = "") -> dict[str, str]:
+    """What was kept; with the content type *kind*, if none was."""
     known = jsontext.parse_or_show(recorded) if recorded else {}
     kept = {str(name): value for name, value in known.items() if isinstance(value, str) and value.isascii()}
-    return {**kept, "content-type": kind}
+    return {"content-type": kind, **kept} if kind else kept
 
 
 def _recorded(error: bytes) -> Broken | None:

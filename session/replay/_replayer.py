@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     Speed: TypeAlias = float | Literal["max"]
 
 _log: Final = logging.getLogger("session.replay")
-_FAILED: Final = 400
 _LONGEST_WAIT_SECONDS: Final = 60.0  # between two attempts, where no header says how long
 
 
@@ -207,7 +206,7 @@ class Replayer(Middleware):
         if answer.status == 0:
             self._sleep(began, answer)
             raise self._broken(answer, request, self._pause(taken, answer) if taken.retry else None)
-        if answer.status >= _FAILED or not request.stream:
+        if answer.failed or not request.stream:
             self._sleep(began, answer)
             if answer.broken is not None:
                 raise self._broken(answer, request)
@@ -228,7 +227,7 @@ class Replayer(Middleware):
         if answer.status == 0:
             await self._asleep(began, answer)
             raise self._broken(answer, request, self._pause(taken, answer) if taken.retry else None)
-        if answer.status >= _FAILED or not request.stream:
+        if answer.failed or not request.stream:
             await self._asleep(began, answer)
             if answer.broken is not None:
                 raise self._broken(answer, request)
@@ -313,7 +312,7 @@ class Replayer(Middleware):
     # --- as it came ---------------------------------------------------------------------------------------------------
 
     def _headers(self, taken: Taken, answer: Answer) -> dict[str, str]:
-        pause = self._pause(taken, answer) if answer.status >= _FAILED else None
+        pause = self._pause(taken, answer) if answer.failed else None
         return answer.headers if pause is None else sdk.retried_after(answer.headers, pause)
 
     def _pause(self, taken: Taken, answer: Answer) -> float | None:

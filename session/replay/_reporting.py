@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _COMPARED: Final = 64  # lanes that a request without a recorded twin is compared with
 _NOT_THE_PROGRAM: Final = frozenset({"anthropic", "anyio", "httpx2", "pydantic", "session"}) | sys.stdlib_module_names
+_LOOP: Final = frozenset({"asyncio.base_events", "asyncio.events", "asyncio.runners", "uvloop"})
 _HEADERS: Final = ("anthropic-version", "anthropic-beta")
 
 
@@ -115,10 +116,15 @@ def of_tool(script: Script, name: str, arguments: str) -> Divergence:
 
 
 def caller() -> str:
-    """The line of the program that is being run, and its function: the innermost frame that is not of a library."""
+    """The line of the program that is being run, and its function: the innermost frame that is not of a library. "" in
+    a task that has none, as `asyncio.gather(client.messages.create(...))` makes them: what is below runs the loop.
+    """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, and the only way
     while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _NOT_THE_PROGRAM:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module in _LOOP:
+            return ""
+        if module.partition(".")[0] not in _NOT_THE_PROGRAM:
             return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
     return ""

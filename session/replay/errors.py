@@ -45,8 +45,8 @@ class Divergence(msgspec.Struct, frozen=True):
 
     It is at the event *version* of the session, which is the recorded request; *pointer* (RFC 6901) leads to the place
     in its body. *before* is what was recorded there and *after* what the program has, as JSON; "": nothing. *call* says
-    which call it is, *frame* is the line of the program that made it, "" if it made none. *fork_at* is the version at
-    which both were still the same.
+    which call it is, *frame* is the line of the program that made it, or that ended the replay; "" where a task has
+    none. *fork_at* is the version at which both were still the same.
     """
 
     session_id: str
