@@ -108,18 +108,20 @@ def replay(place: str, body: Path | None) -> int | None:
         if body is None:
             output().rows((_shown(lane, exchange) for lane, exchange in calls), COLUMNS)
             return None
-        return _compare(store, found, version, calls, _request_in(body))
+        return _compare(store, found, version, calls, _request_in(body, store, calls))
 
 
 def _calls(store: BlockingEventSessionStorage, session_id: str, version: int) -> Iterator[tuple[Lane, Exchange]]:
-    """All attempts of the run, in the order in which they were made; those of the session itself up to *version*."""
+    """All attempts of the run, in the order in which they were made, up to that of the session behind *version*."""
     from session.replay._lanes import in_order  # noqa: PLC0415 - takes long to import
     from session.replay._run import read_lanes  # noqa: PLC0415
     from session.storage._now import run_now  # noqa: PLC0415
 
     lanes = {lane.session_id: lane for lane in run_now(read_lanes(store.sessions, session_id)) if lane.required}
-    for exchange in in_order(lanes.values()):
-        if exchange.session_id != session_id or exchange.version <= version:
+    made = in_order(lanes.values())
+    until = next((each.sent_place for each in made if each.session_id == session_id and each.version > version), None)
+    for exchange in made:
+        if until is None or exchange.sent_place < until:
             yield lanes[exchange.session_id], exchange
 
 
@@ -165,7 +167,10 @@ def _served(exchange: Exchange) -> tuple[bool, int, str, int, int, int]:
     return True, answer.status, reason, len(answer.chunks), len(answer.body), duration_ms
 
 
-def _request_in(path: Path) -> LogicalRequest:
+def _request_in(
+    path: Path, store: BlockingEventSessionStorage, calls: Iterable[tuple[Lane, Exchange]]
+) -> LogicalRequest:
+    """That of the body in *path*; of one that goes on with a message thread of *calls*, with all messages of it."""
     from session import jsontext  # noqa: PLC0415 - with the store
     from session.errors import UnreadableJsonError  # noqa: PLC0415
     from session.replay._requests import LogicalRequest  # noqa: PLC0415
@@ -176,7 +181,18 @@ def _request_in(path: Path) -> LogicalRequest:
         raise CommandError(f"{path}: {error}") from error
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise CommandError(f"{path}: not the body of a Messages API request: it has no list of messages")
-    return LogicalRequest.of_body(body)
+    if not isinstance(body.get("model"), str):
+        raise CommandError(f"{path}: not the body of a Messages API request: it names no model")
+    asked, thread = LogicalRequest.of_body(body), body.get("thread")
+    if not isinstance(thread, dict) or thread.get("type") != "continue":
+        return asked
+    known = next(
+        (lane.threads[each] for lane, _ in calls if (each := str(thread.get("previous_message_id"))) in lane.threads),
+        None,
+    )
+    if known is None:
+        raise CommandError(f"{path}: it goes on with a message thread that is not in this recording")
+    return asked.behind(store.state_at(known.session_id, known.version))
 
 
 def _compare(

@@ -41,6 +41,7 @@ from session.events import (
 from session.messages import describe, joined
 from session.recording._asked import Parts
 from session.recording._lines import Line, Lines, Place
+from session.recording._runs import call_id
 from session.recording.digests import chained, message_digest, request_digest
 from session.request import changes
 from session.state import Prompt
@@ -116,7 +117,7 @@ class Calls:
         self._ids = itertools.count(1)
         # What its ids begin with, so that the system is not asked for each. A child of `os.fork()` would give the same
         # ones: the LMDB log refuses it.
-        self._run = secrets.token_hex(8)
+        self._run = secrets.token_bytes(8)
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
@@ -272,7 +273,7 @@ class Calls:
         if known is not None and known.digest == call.digest:
             call.request_id, call.attempt = known.request_id, known.attempt + 1
         else:
-            call.request_id = f"call_{self._run}{next(self._ids):08x}"
+            call.request_id = call_id(self._run, next(self._ids))
 
     async def _write_opening(self, opening: _Opening, journal: Journal) -> None:
         line, place = opening.line, opening.place

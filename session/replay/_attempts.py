@@ -88,6 +88,7 @@ class Reading:
             outcomes=self._outcomes,
             began=self._began,
             cause=own.cause if isinstance(own, SessionCreated) else "",
+            parent=own.parent_id if isinstance(own, SessionForked) else "",
         )
 
     def _exchanges(self) -> list[Exchange]:

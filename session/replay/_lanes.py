@@ -18,6 +18,7 @@ import msgspec
 
 from session import jsontext
 from session.events import RequestSent, ResponseInterrupted, ResponseReceived
+from session.recording._runs import run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,7 +74,8 @@ class Known(msgspec.Struct, frozen=True):
 class Lane:
     """The attempts of one session. *required*: all of them must be made. *start* is the version they begin behind.
 
-    The session *began* at this place of the log, because of what *cause* says, the address of an event.
+    The session *began* at this place of the log, because of what *cause* says, the address of an event, or as a fork of
+    its *parent*.
     """
 
     session_id: str
@@ -85,6 +87,12 @@ class Lane:
     outcomes: dict[str, bytes] = field(default_factory=dict)  # tool_result blocks by tool_use id
     began: bytes = b""
     cause: str = ""
+    parent: str = ""
+
+
+def run_ids(lane: Lane) -> set[str]:
+    """The recorders that made its attempts; none for live sessions."""
+    return {each for exchange in lane.exchanges if (each := run_id(exchange.request.request_id))}
 
 
 def in_order(lanes: Iterable[Lane]) -> list[Exchange]:

@@ -41,14 +41,12 @@ class Digester:
 
     def logical(self, asked: Asked, state_at: Callable[[str, int], SessionState]) -> LogicalRequest:
         """The request with all its messages."""
-        known, part = self._known(asked), asked.prompt_part()
+        part = asked.prompt_part()
         messages = [asked.message(index) for index in range(len(asked.packed))]
         system, tools = (jsontext.parse_or_show(raw) if raw else None for raw in (part.system, part.tools))
-        if known is not None:
-            before = LogicalRequest.recorded(state := state_at(known.session_id, known.version), len(state.messages))
-            messages = [*before.messages, *messages]
-            system, tools = before.system, before.tools
-        return LogicalRequest(asked.model, system, tools, asked.parameters, messages)
+        found = LogicalRequest(asked.model, system, tools, asked.parameters, messages)
+        known = self._known(asked)
+        return found if known is None else found.behind(state_at(known.session_id, known.version))
 
     def _known(self, asked: Asked) -> Known | None:
         thread = asked.thread

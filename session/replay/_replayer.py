@@ -167,7 +167,8 @@ class Replayer(Middleware):
         name: str | None = None,
     ) -> Any:  # noqa: ANN401 - the same kind of thing
         """*tool* (a function, synchronous or not, or a tool of `@beta_tool`) that says what it said when recorded,
-        found by its name and arguments, and does not run. *run*: let it run all the same.
+        found by its name and arguments, and does not run. Calls that it made itself, as a sub-agent does, then need not
+        be made. *run*: let it run all the same.
 
         What is known is the content of its tool_result: a function that returned anything but text or blocks needs
         *decode* (such as `json.loads`). A recorded error is raised as the SDK's `ToolError`. *name*: what the model
@@ -186,11 +187,14 @@ class Replayer(Middleware):
                 return None
             if self._over:
                 raise ReplayOverError(self.session_id)
-            block = self._outcomes.take(name, inputs)
-            if block is None:
+            outcome = self._outcomes.take(name, inputs)
+            if outcome is None:
                 arguments = inputs[0].decode("utf-8", "backslashreplace")
                 self._differs(_reporting.of_tool(self._script, name, arguments))
-            return block
+                return None
+            if self._outcomes.none_runs(outcome.place):
+                self._script.excuse(outcome.place)
+            return outcome.block
 
     # --- the middleware -----------------------------------------------------------------------------------------------
 
@@ -273,7 +277,7 @@ class Replayer(Middleware):
                 raise
             _log.warning("going on live: %s", error.what)
             return found.exchange
-        self._outcomes.called(found.exchange.content())
+        self._outcomes.called(found.exchange.content(), f"{found.exchange.session_id}@{found.exchange.ended}")
         return found, answer
 
     def _other_endpoint(self, request: APIRequest) -> None:

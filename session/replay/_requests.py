@@ -60,6 +60,14 @@ class LogicalRequest(msgspec.Struct, frozen=True):
             messages if isinstance(messages, list) else [],
         )
 
+    def behind(self, state: SessionState) -> LogicalRequest:
+        """All that it stands for, if it goes on with a message thread, which is the session at *state*: a thread keeps
+        the tools and the system that it began with.
+        """
+        before = LogicalRequest.recorded(state, len(state.messages))
+        messages = [*before.messages, *self.messages]
+        return LogicalRequest(self.model, before.system, before.tools, self.parameters, messages)
+
 
 class Difference(msgspec.Struct, frozen=True):
     """A difference between what was recorded and what is asked. *before* and *after* are JSON, "" where nothing is."""

@@ -8,8 +8,9 @@ import msgspec
 
 from session.events import SessionCreated, SessionForked
 from session.recording import run_of
+from session.recording._runs import run_id
 from session.replay._attempts import Reading
-from session.replay._lanes import in_log_order, place_of_time, placed_by_time
+from session.replay._lanes import in_log_order, place_of_time, placed_by_time, run_ids
 from session.replay._lineages import followed, head_of
 from session.replay.errors import NothingToReplayError
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 async def read_lanes(storage: EventSessionStorage, session_id: str, after: int = 0) -> list[Lane]:
     """The lanes of the run of *session_id*: its own attempts behind version *after*, and those of the run's other
-    sessions that were not over by then. Sessions that were over when *session_id* went on need not be replayed.
+    sessions that were not over by then. Sessions that were over when *session_id* went on need not be replayed. What
+    another run of the same name did in sessions of its own is no part of it.
 
     Raises `SessionNotFoundError`, `SessionDeletedError`, `EventDataError` and `NothingToReplayError`.
     """
@@ -34,7 +36,7 @@ async def read_lanes(storage: EventSessionStorage, session_id: str, after: int =
         for lane in lanes.values():
             placed_by_time(lane)
     since, until = await _places(storage, session_id, after, by_time=by_time)
-    run = [lanes.pop(each) for each in runs[0]]
+    run = _made_together([lanes.pop(each) for each in runs[0]], session_id, after)
     for lane in run:
         if lane.session_id == session_id:
             lane.start = max(after, lane.start)
@@ -50,6 +52,22 @@ async def read_lanes(storage: EventSessionStorage, session_id: str, after: int =
     for lane in (*run, *before):
         lane.exchanges = [msgspec.structs.replace(each, number=place) for place, each in enumerate(lane.exchanges)]
     return [*run, *before]
+
+
+def _made_together(lanes: list[Lane], session_id: str, after: int) -> list[Lane]:
+    """Of the *lanes* of one name, those of the runs that made the attempts of *session_id* behind version *after*, and
+    of runs that went on with one of theirs.
+    """
+    made_by = {lane.session_id: run_ids(lane) for lane in lanes}
+    own = next(lane for lane in lanes if lane.session_id == session_id)
+    known = {run_id(each.request.request_id) for each in own.exchanges if each.version > max(after, own.start)} - {""}
+    if not known:
+        return lanes
+    while more := {each for runs in made_by.values() if not known.isdisjoint(runs) for each in runs} - known:
+        known |= more
+    return [
+        lane for lane in lanes if lane is own or not (runs := made_by[lane.session_id]) or not known.isdisjoint(runs)
+    ]
 
 
 async def _read(storage: EventSessionStorage, runs: list[list[str]]) -> dict[str, Lane]:

@@ -78,6 +78,15 @@ class Script:
         required = [lane for lane in self.lanes.values() if lane.required]
         return [each for each in in_order(required) if each.number >= self._places[each.session_id]]
 
+    def excuse(self, place: str) -> None:
+        """The tools that were called at *place* do not run: the conversations that are due to them need not be had."""
+        excused: set[str] = set()
+        for lane in self.lanes.values():  # what a lane is due to stands before it
+            due = lane.cause == place or not excused.isdisjoint({lane.cause.rpartition("@")[0], lane.parent})
+            if due and not self._places[lane.session_id]:
+                lane.required = False
+                excused.add(lane.session_id)
+
     def take(self, digest: bytes, *, key: str, attempt: int, strand: object) -> Taken | Missed:
         """The next attempt with this *digest*. All attempts of a call have one *key*; *strand* is what makes it."""
         self._strands.add(strand)

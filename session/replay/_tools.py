@@ -14,6 +14,8 @@ import inspect
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from session import jsontext
 from session.errors import UnreadableJsonError
 from session.sdk import tool_error
@@ -24,20 +26,28 @@ if TYPE_CHECKING:
     from session.replay._lanes import Lane
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """The tool_result *block* of a call that was made by the response that ends at *place*."""
+
+    block: bytes
+    place: str
+
+
 class Outcomes:
     """What the recorded tools said. Not thread-safe."""
 
     def __init__(self, lanes: Iterable[Lane]) -> None:
         self._results: dict[str, deque[bytes]] = {}
-        self._waiting: dict[tuple[str, bytes], deque[bytes]] = {}
+        self._waiting: dict[tuple[str, bytes], deque[Outcome]] = {}
+        self._left: dict[str, int] = {}  # of the tools that were called at a place, those that did not say anything yet
         for lane in lanes:
             for tool_use_id, block in lane.outcomes.items():
                 known = self._results.setdefault(tool_use_id, deque())
                 if block not in known:
                     known.append(block)
 
-    def called(self, blocks: Iterable[bytes]) -> None:
-        """A response with these blocks was served: the tools that it calls have their outcomes."""
+    def called(self, blocks: Iterable[bytes], place: str) -> None:
+        """A response with these blocks was served, which ends at *place*: the tools it calls have their outcomes."""
         for block in blocks:
             if b'"tool_use"' not in block:
                 continue
@@ -45,14 +55,22 @@ class Outcomes:
             name, tool_use_id = (jsontext.string(members.get(each, b"")) or "" for each in ("name", "id"))
             if results := self._results.get(tool_use_id):
                 result = results.popleft() if len(results) > 1 else results[0]
-                self._waiting.setdefault(_key(name, members.get("input", b"{}")), deque()).append(result)
+                waiting = self._waiting.setdefault(_key(name, members.get("input", b"{}")), deque())
+                waiting.append(Outcome(result, place))
+                self._left[place] = self._left.get(place, 0) + 1
 
-    def take(self, name: str, inputs: Sequence[bytes]) -> bytes | None:
+    def take(self, name: str, inputs: Sequence[bytes]) -> Outcome | None:
         """The oldest outcome of a call with one of these *inputs*; None: there is none."""
         for each in inputs:
             if waiting := self._waiting.get(_key(name, each)):
-                return waiting.popleft()
+                found = waiting.popleft()
+                self._left[found.place] -= 1
+                return found
         return None
+
+    def none_runs(self, place: str) -> bool:
+        """Whether all tools that were called at *place* have said what they said, and none has run."""
+        return not self._left[place]
 
 
 def wrapped(tool: Any, call: Callable[..., Any], decode: Callable[[str], Any] | None, name: str | None) -> Any:  # noqa: ANN401 - whatever it is, and the same again
