@@ -361,12 +361,21 @@ def made_error(broken: Broken, request: APIRequest, *, pause: float | None = Non
 
     cause = _transport_error(broken.cause, broken.errno)
     if not hasattr(anthropic, broken.name):
-        return _transport_error(broken.name, broken.errno) or httpx2.RemoteProtocolError(broken.name)
+        error = _transport_error(broken.name, broken.errno) or _of_python(broken.name)
+        return error or httpx2.RemoteProtocolError(broken.name)
     sent = _sent(request)
     kind = anthropic.APITimeoutError if broken.name == "APITimeoutError" else anthropic.APIConnectionError
-    error: Exception = kind(request=sent) if pause is None else _retried(kind)(sent, pause)
+    error = kind(request=sent) if pause is None else _retried(kind)(sent, pause)
     error.__cause__ = cause
     return error
+
+
+def _of_python(name: str) -> Exception | None:
+    """What Python itself raises of a request that cannot be written."""
+    kinds: dict[str, type[Exception]] = {each.__name__: each for each in (TypeError, ValueError, RecursionError)}
+    if name == UnicodeEncodeError.__name__:
+        return UnicodeEncodeError("utf-8", "\ud800", 0, 1, "as it was recorded")
+    return kinds[name]("as it was recorded") if name in kinds else None
 
 
 def tool_error(content: Any) -> Exception:  # noqa: ANN401 - a text or blocks

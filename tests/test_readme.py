@@ -42,7 +42,7 @@ def test_the_example_of_sessions_runs(tmp_path: Path) -> None:
 
 def test_the_example_of_replay_prints_what_the_readme_says(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(example("replay"))
-    printed = README.partition("It prints (the tool ran once, when it was recorded):\n\n```\n")[2].partition("```")[0]
+    printed = README.partition("only the second call was sent):\n\n```\n")[2].partition("```")[0]
     lines = [line for line in printed.splitlines() if "called at" not in line]
     found = run(tmp_path, "agent.py").splitlines()
     assert [line for line in found if "called at" not in line] == lines

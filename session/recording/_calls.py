@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import threading
 import time
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from session.recording._asked import Asked, PromptPart
     from session.recording._journal import Journal
     from session.recording._reading import Answered, Reading
+
+_log: Final = logging.getLogger("session.recording")
 
 ORIGIN: Final = "recorder"
 LOST: Final = "lost"
@@ -226,6 +229,10 @@ class Calls:
         thread = asked.thread
         found = self._lines.continued(thread.previous_message_id) if thread else None
         if found is None:
+            if thread and thread.previous_message_id:
+                _log.warning(
+                    "a message thread goes on that is not recorded here: only what comes is, not its beginning"
+                )
             return self._lines.place(self._lines.chain_of(asked.packed, asked.message_digest), prompt.digest)
         line, count = found
         chain = line.chain[: count + 1]

@@ -211,11 +211,19 @@ class StreamReading:
         partial = self._assembly.partial
         kept = redacted_bytes(partial, self.terms.redact)
         self._redacted = self._redacted or kept != partial
-        blocks = [block.block for block in sorted(self._blocks, key=lambda block: block.index)]
         unfinished = jsontext.items(kept) if kept else []
         told = redacted_bytes(error, self.terms.redact)
         self._redacted = self._redacted or told != error
-        return interrupted(self.terms, reason, told, partial=kept, chunks=self._account([*blocks, *unfinished]))
+        return interrupted(
+            self.terms, reason, told, partial=kept, chunks=self._account(self._blocks_to_copy(unfinished))
+        )
+
+    def _blocks_to_copy(self, unfinished: list[bytes]) -> list[bytes]:
+        """As they will be found beside the account. None where two have one index, of which the last will be found."""
+        finished = {block.index: block.block for block in self._blocks}
+        if len(finished) < len(self._blocks):
+            return []
+        return [*[block for _, block in sorted(finished.items())], *unfinished]
 
     def _account(self, blocks: list[bytes]) -> bytes:
         """See `chunks`. None where something was redacted: the chunks hold what must not be stored."""

@@ -137,8 +137,8 @@ def _message(pointer: str, before: Any, after: Any) -> Difference:  # noqa: ANN4
     in_result = [f"{pointer}/content/{place}/" for place, block in enumerate(_content(one)) if _is_result(block)]
     if ours and ours == theirs and found.pointer.startswith(tuple(in_result)):
         note = (
-            "the tool ran again and said something else: wrap it with `replay.tool(...)` to serve what it said "
-            "when this was recorded"
+            "the tool ran again and said something else, or a text was served where it returns a value: "
+            "`replay.tool(...)` serves what it said when this was recorded, `decode=` makes a value of that"
         )
         return msgspec.structs.replace(found, cause="tool result changed", notes=(note,))
     return found

@@ -80,37 +80,43 @@ async def _read(storage: EventSessionStorage, runs: list[list[str]]) -> dict[str
 
 
 async def _runs(storage: EventSessionStorage, session_id: str) -> tuple[list[list[str]], set[str]]:
-    """The run of *session_id*, then the runs that its first session was forked from, if it was, and so on; and the
-    sessions that it was forked from: what they share with it, it has itself.
+    """The run of *session_id*, then the runs that its first session was forked from, or is due to, and so on; and
+    the sessions that it was forked from: what they share with it, it has itself.
 
     What it was forked from may have been deleted: its own events tell as much as they know.
     """
     ids = await storage.list()
     run = run_of(ids, session_id)
-    runs, ancestors, living = [run], set[str](), set(ids)
+    runs, ancestors, known = [run], set[str](), set(run)
     waiting = [run[0]]
     for each in waiting:  # grows meanwhile
-        for name in await _origins(storage, each):
-            if name in ancestors or name in run:
+        parents, cause = await _origins(storage, each)
+        ancestors.update(name for name in parents if name not in (each, *run))
+        for name in [*parents, *cause]:
+            if name in known:
                 continue
-            ancestors.add(name)
-            waiting += [name] if name in living else []
+            known.add(name)
+            waiting += [name] if name in ids else []
             if (others := run_of(ids, name)) not in runs:
                 runs.append(others)
     return [each for each in runs if each], ancestors
 
 
-async def _origins(storage: EventSessionStorage, session_id: str) -> list[str]:
-    """The sessions that its lineage tells of up to the event by which it began, the nearest first."""
+async def _origins(storage: EventSessionStorage, session_id: str) -> tuple[list[str], list[str]]:
+    """The sessions that its lineage tells of up to the event by which it began, the nearest first; and the one that it
+    is due to, if any.
+    """
     head = await head_of(storage, session_id)
     names: list[str] = []
+    cause = ""
     async for stored in storage.events(session_id, upto=(head.forked_at if head else 0) + 1):
         match stored.event:
             case SessionForked() as event:
                 names += [event.parent_id, event.session_id]
             case SessionCreated() as event:
                 names.append(event.session_id)
-    return names[::-1]
+                cause = event.cause.rpartition("@")[0]
+    return names[::-1], [cause] if cause else []
 
 
 async def _places(storage: EventSessionStorage, session_id: str, after: int, *, by_time: bool) -> tuple[bytes, bytes]:
