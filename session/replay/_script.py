@@ -3,7 +3,8 @@
 1. An attempt is served if it is the next one of its lane and the digests of the requests are equal. Nothing else is
    ever served: there is no "nearly".
 2. Lanes are independent: calls that ran at the same time, or in other conversations, may come in any order. Of several
-   lanes that go on with the same request, the one of this very call (a retry), then the one that was recorded first.
+   lanes that go on with the same request, the one of this very call (a retry), then the one that was recorded first;
+   but, once a call of a later run was made, what an earlier run recorded only where nothing else is left.
 3. A program that makes all its calls from one thread or task has an order of its own: what it does after a call that
    was recorded after it is told of (`Taken.overtaken_by`).
 4. A call costs the same in a recording of any number of lanes.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from session.recording._runs import run_id
 from session.replay._lanes import Exchange, in_order
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class Script:
         self._by_digest: dict[bytes, list[Exchange]] = {}
         self._keys: dict[str, str] = {}
         self._strands: set[object] = set()
+        self._runs = _begun(lanes)
+        self._since = b""  # where the newest run began of which a call was made
         self._made = _Made()
         for lane in lanes:
             self._await(lane.session_id)
@@ -106,13 +110,14 @@ class Script:
         if known is not None and known.digest == digest:
             return known
         waiting = self._waiting.get(digest)
-        return waiting.first(attempt, self._is_waiting) if waiting else None
+        return waiting.first(attempt, self._since, self._is_waiting) if waiting else None
 
     def _is_waiting(self, exchange: Exchange) -> bool:
         return self._places[exchange.session_id] == exchange.number
 
     def _advance(self, served: Exchange, key: str) -> None:
         name = served.session_id
+        self._since = max(self._since, self._began(served))
         self._places[name] += 1
         self._await(name)
         if key:
@@ -122,7 +127,11 @@ class Script:
 
     def _await(self, name: str) -> None:
         if (following := self.next_of(name)) is not None:
-            self._waiting.setdefault(following.digest, _Waiting()).add(following)
+            self._waiting.setdefault(following.digest, _Waiting()).add(following, self._began(following))
+
+    def _began(self, exchange: Exchange) -> bytes:
+        """Where the run began that made it."""
+        return self._runs.get(run_id(exchange.request.request_id), b"")
 
     def _overtaken_by(self, exchange: Exchange) -> Exchange | None:
         """A call that was made before this one, which was over, when it was recorded, before that one began."""
@@ -146,30 +155,40 @@ class Script:
         return Missed("again", self.next_of(same[-1].session_id), same[-1]) if same else Missed("unknown")
 
 
+def _begun(lanes: Sequence[Lane]) -> dict[str, bytes]:
+    """Where each run began."""
+    found: dict[str, bytes] = {}
+    for exchange in in_order(lanes):
+        found.setdefault(run_id(exchange.request.request_id), exchange.sent_place)
+    return found
+
+
 class _Waiting:
-    """Attempts with one digest, each the next one of its lane when it was added. By number of the attempt: a program
-    that asks for the first time means no retry, if it has the choice.
+    """Attempts with one digest, each the next one of its lane when it was added. By where the run began that made it,
+    and by the number of the attempt: a program that asks for the first time means no retry, if it has the choice.
     """
 
     def __init__(self) -> None:
-        self._by_attempt: dict[int, list[tuple[bytes, int, Exchange]]] = {}  # heaps, those recorded first at the front
+        # Heaps, those recorded first at the front.
+        self._heaps: dict[tuple[bytes, int], list[tuple[bytes, int, Exchange]]] = {}
         self._count = 0
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, exchange: Exchange, began: bytes) -> None:
         """One more."""
         self._count += 1  # in the order of the lanes, where places do not tell
-        heappush(
-            self._by_attempt.setdefault(exchange.request.attempt, []), (exchange.sent_place, self._count, exchange)
-        )
+        heap = self._heaps.setdefault((began, exchange.request.attempt), [])
+        heappush(heap, (exchange.sent_place, self._count, exchange))
 
-    def first(self, attempt: int, still: Callable[[Exchange], bool]) -> Exchange | None:
-        """The one that was recorded first of those that are *still* waiting: among the equally numbered, if any."""
+    def first(self, attempt: int, since: bytes, still: Callable[[Exchange], bool]) -> Exchange | None:
+        """The one that was recorded first of those that are *still* waiting: of runs that did not begin before *since*,
+        among the equally numbered, if any.
+        """
         found = []
-        for number, heap in self._by_attempt.items():
+        for (began, number), heap in self._heaps.items():
             while heap and not still(heap[0][-1]):
                 heappop(heap)
             if heap:
-                found.append((number != attempt, *heap[0]))
+                found.append((began < since, number != attempt, *heap[0]))
         return min(found)[-1] if found else None
 
 
