@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pexpect  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from anthropic import beta_tool
 
 from session.cli.about import schema_of
 from session.fold import Fold
@@ -120,6 +121,40 @@ def test_a_request_is_compared_with_the_call_it_was_meant_to_be(cli: Cli, tmp_pa
     )
 
 
+def test_a_request_of_a_message_thread_stands_for_all_its_messages(tmp_path: Path) -> None:
+    @beta_tool
+    def look() -> str:
+        """Look."""
+        return "things"
+
+    api = ScriptedApi([Reply(content=[calls("look", {}, "toolu_1")]), "Fine."])
+    with Recorder(tmp_path / "store", session="agent") as recorder, api.client(middleware=[recorder]) as client:
+        runner = client.beta.messages.tool_runner(tools=[look], messages=[{"role": "user", "content": "Go"}], **ASK)
+        runner.until_done()
+    cli, file = Cli(tmp_path / "store"), tmp_path / "body.json"
+    body = api.calls[1].json
+    assert (body["thread"]["type"], len(body["messages"])) == ("continue", 1)
+    file.write_text(json.dumps(body))
+    assert "agent@8: the request that was recorded" in cli.ok("replay", "agent", "--request", str(file)).out
+    body["messages"][0]["content"][0]["content"] = "other things"
+    file.write_text(json.dumps(body))
+    ran = cli("replay", "agent", "--request", str(file))
+    assert (ran.code, "tool result changed" in ran.out, "/messages/2/content" in ran.out) == (2, True, True)
+    body["thread"]["previous_message_id"] = "msg_of_another"
+    file.write_text(json.dumps(body))
+    ran = cli("replay", "agent", "--request", str(file))
+    assert (ran.code, ran.out) == (1, "")
+    assert "thread that is not in this recording" in ran.err
+
+
+def test_calls_of_other_sessions_are_listed_up_to_the_place_too(cli: Cli) -> None:
+    places = [row[0] for row in cli.ok("replay", "agent").rows]
+    assert [place.partition("@")[0] for place in places] == ["agent", "agent.2", *["agent"] * 3]
+    assert [row[0] for row in cli.ok("replay", places[0]).rows] == places[:2], "up to the next of its own"
+    assert [row[0] for row in cli.ok("replay", places[3]).rows] == places[:4]
+    assert cli.ok("replay", "agent@1").rows == []
+
+
 def test_the_nearest_call_is_found_in_one_go_through_each_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +195,10 @@ def test_the_nearest_call_is_found_in_one_go_through_each_history(
         assert added <= (2 + goes) * listed
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"messages": 1}', "\udcff", '{"messages": []'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1]", '{"messages": 1}', "\udcff", '{"messages": []', '{"messages": []}', '{"messages": [], "model": 5}'],
+)
 def test_a_file_that_is_no_request_is_refused(cli: Cli, tmp_path: Path, text: str) -> None:
     file = tmp_path / "body.json"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))

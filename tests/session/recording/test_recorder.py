@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from session import jsontext
 from session.events import (
     MessageAppended,
     RequestSent,
+    ResponseInterrupted,
     ResponseReceived,
     SessionCreated,
     SessionForked,
@@ -151,6 +153,46 @@ def test_a_tool_runner_on_threads_is_recorded_as_whole_requests(program: Any) ->
     assert "message-threads" in jsontext.parse(requests[0].headers)["anthropic-beta"]
     assert state.prompt.tools
     assert state.status == "idle"
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_an_attempt_that_is_made_again_goes_on_where_the_first_one_was(threads: bool) -> None:
+    storage = in_memory()
+    fails = [Failure(status=529, headers={"retry-after-ms": "1"})] * 2
+    api = ScriptedApi([*fails, Reply(content=[calls("add", {"a": 2, "b": 3})]), *fails, "Five."])
+    recorder = Recorder(storage)
+    client = api.client(middleware=[recorder], max_retries=3)
+    if threads:
+        client.beta.messages.tool_runner(messages=[user("2 + 3?")], tools=[add], **ASK).until_done()
+    else:
+        talk: list[Any] = [user("2 + 3?")]
+        answer = client.messages.create(messages=talk, tools=[add.to_dict()], **ASK)
+        result = {"type": "tool_result", "tool_use_id": answer.content[0].id, "content": "5"}
+        talk += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
+        client.messages.create(messages=talk, tools=[add.to_dict()], **ASK)
+    (session_id,) = recorder.sessions
+    requests = [event for event in events_of(storage, session_id) if isinstance(event, RequestSent)]
+    assert [(request.messages, request.attempt) for request in requests] == [
+        (1, 1), (1, 2), (1, 3), (3, 1), (3, 2), (3, 3),
+    ]  # fmt: skip
+    assert len({request.request_id for request in requests}) == 2
+    assert len([event for event in events_of(storage, session_id) if isinstance(event, ToolReturned)]) == 1
+    assert len(state_of(storage, session_id).messages) == 4
+
+
+def test_of_a_thread_that_began_before_the_recording_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    storage = in_memory()
+    recorder = Recorder(storage)
+    api = ScriptedApi(["Before.", "One.", "Two."])
+    create = api.client().beta.messages.create
+    before = create(messages=[user("Begin")], extra_body={"thread": {"type": "create"}}, **ASK).id
+    create = api.client(middleware=[recorder]).beta.messages.create
+    for text in ("Go on", "And on"):
+        thread = {"type": "continue", "previous_message_id": before}
+        before = create(messages=[user(text)], extra_body={"thread": thread}, **ASK).id
+    assert [record.getMessage()[:24] for record in caplog.records] == ["a message thread goes on"]
+    (session_id,) = recorder.sessions
+    assert len(state_of(storage, session_id).messages) == 4
 
 
 def _tool_program(client: Anthropic, tools: bytes, results: dict[str, Any]) -> None:
@@ -407,6 +449,31 @@ def test_a_named_session_is_gone_on_with_by_the_next_run(tmp_path: Path) -> None
         assert [(len(state.messages), state.parent_id) for state in states if state] == [
             (6, None), (4, "agent-7"), (2, None), (2, None),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["Ask 1", "Ask 2", "Else", "both"])
+def test_what_an_earlier_run_left_open_is_lost_wherever_the_next_one_begins(first: str) -> None:
+    storage, api = in_memory(), ScriptedApi([f"answer {number}" for number in range(9)])
+    before = Recorder(storage, session="job")
+    client = api.client(middleware=[before])
+    history = converse(client, "Ask 1")
+    left = client.messages.create(
+        messages=[*history, user("Ask 2")], stream=True, **ASK
+    )  # and nobody hears of it again
+    recorder = Recorder(storage, session="job")
+    client = api.client(middleware=[recorder])
+    open_request = [event for event in events_of(storage, "job") if isinstance(event, RequestSent)][-1].request_id
+    begun = [user(first)] if first != "Ask 2" else [*history, user(first)]
+    if first == "both":  # two at once, neither of which goes on there
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda text: client.messages.create(messages=[user(text)], **ASK), ("Ask 1", "Else")))
+    else:
+        client.messages.create(messages=begun, **ASK)
+    marked = [event for event in events_of(storage, "job") if isinstance(event, ResponseInterrupted)]
+    assert [(event.request_id, event.reason) for event in marked] == [(open_request, "lost")]
+    assert state_of(storage, "job").status != "running"
+    assert len(recorder.sessions) == {"both": 3, "Ask 2": 1}.get(first, 2)
+    del left
 
 
 def test_metadata_set_meanwhile_disturbs_nobody_and_another_writer_makes_a_fork() -> None:

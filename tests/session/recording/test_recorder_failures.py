@@ -132,6 +132,19 @@ def test_failures_of_plain_calls_are_recorded_too(step: Any) -> None:
     assert state_of(storage, recorder.sessions[0]).status != "running"
 
 
+def test_an_error_is_never_its_own_cause() -> None:
+    step = Exact(body=b'{"type":"message"', content_type="application/json", cut=Cut(after_bytes=9, how="reset"))
+    client = ScriptedApi([step]).client(middleware=[Recorder(in_memory())])
+    with pytest.raises(httpx2.HTTPError) as raised:
+        list(client.messages.create(messages=[user("Go")], stream=True, **ASK))
+    error: BaseException | None = raised.value
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__
+    assert error is None
+
+
 def test_the_exact_body_of_an_error_is_kept_with_the_headers_that_say_when_to_try_again() -> None:
     storage = in_memory()
     api = ScriptedApi([Failure(status=429, message="Slow down, größer", retry_after_seconds=7)])

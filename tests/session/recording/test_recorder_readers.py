@@ -17,11 +17,11 @@ import pytest
 from anthropic import Anthropic, APIStatusError, AsyncAnthropic
 
 from session.errors import RecordingFailedError
-from session.events import ResponseInterrupted, ResponseReceived
-from session.recording import Recorder, _journal
+from session.events import BlockReceived, ResponseInterrupted, ResponseReceived
+from session.recording import Recorder, _journal, chunks_of
 from session.recording._server_sent import Splitter
 from session.storage import BlockingEventSessionStorage, EventSessionStorage
-from session.testing import Exact, Failure, Reply, ScriptedApi, wire
+from session.testing import Exact, Failure, Reply, ScriptedApi, says, wire
 from tests.session.recording.kit import ASK, body_of, events_of, in_memory, state_of, user
 
 if TYPE_CHECKING:
@@ -340,6 +340,23 @@ def test_a_stream_that_breaks_the_rules_is_kept_to_its_end_as_the_program_saw_it
     assert cut.reason == "cut"
     assert b"fault" in cut.error
     assert b"".join(body_of(cut, events)) == seen == body
+
+
+def test_a_stream_with_two_blocks_of_one_index_can_be_read_back() -> None:
+    storage = in_memory()
+    recorder = Recorder(storage)
+    blocks = [says("The first one, which is longer."), says("The second.")]
+    events = wire.events(wire.message(Reply(content=blocks), model="m", key=b"1", usage=wire.usage(1, 0, 0, 0, 1)))
+    body = b"".join(events).replace(b'"index":1', b'"index":0')
+    client = ScriptedApi([Exact(body=body)]).client(middleware=[recorder])
+    with client.messages.with_streaming_response.create(stream=True, **GO) as response:
+        seen = b"".join(response.iter_bytes())
+    recorded = events_of(storage, recorder.sessions[0])
+    (cut,) = [event for event in recorded if isinstance(event, ResponseInterrupted)]
+    kept = {event.index: event.block for event in recorded if isinstance(event, BlockReceived)}
+    chunks = chunks_of(cut, list(kept.values()))
+    assert chunks is not None
+    assert b"".join(chunk.data for chunk in chunks) == seen == body
 
 
 def test_a_line_that_comes_in_many_pieces_is_put_together_once() -> None:

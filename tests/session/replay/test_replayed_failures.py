@@ -47,6 +47,14 @@ FAILURES: dict[str, Any] = {
     "an error event in another form": [Exact(body=b'event: error\ndata: {"type":"Overloaded"}\n\n')],
     "an error event of a word": [Exact(body=b"event: error\ndata: Overloaded\n\n")],
     "a page of a proxy": [Exact(body=b"<html>", content_type="text/html")],
+    "a word that says it is JSON": [Exact(body=b"not json", content_type="application/json")],
+    "nothing that says it is JSON": [Exact(body=b"", content_type="application/json")],
+    "JSON that says it is a page": [Exact(body=b'{"type":"oops"', content_type="text/html")],
+    "no content": [Exact(body=b"", status=204, content_type="application/json")],
+    "a redirect": [Exact(body=b"It moved.", status=302, content_type="text/plain")],
+    "a body that cannot be decompressed": [
+        Exact(body=b"junk", headers={"content-encoding": "gzip"}, content_type="application/json")
+    ],
     "closed": [Reply(content=BLOCKS, cut=Cut(after_events=7, how="close"))],
     "reset": [Reply(content=BLOCKS, cut=Cut(after_events=9, how="reset"))],
     "nothing at all": [Exact(body=b"")],
@@ -187,6 +195,17 @@ def test_a_refused_connection_and_a_timeout_are_raised_again_with_what_caused_th
             assert type(cause).__name__ in {"ConnectError", "ReadTimeout"}
             assert cause is not None
             assert b"errno" not in error or getattr(cause.__cause__, "errno", None) == 111
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", float("nan")])
+def test_a_request_that_cannot_be_written_fails_again(wrong: Any) -> None:
+    def program(client: anthropic.Anthropic) -> Any:
+        with pytest.raises(ValueError, match=".") as raised:
+            client.messages.create(messages=[user("Go")], metadata={"user_id": wrong}, **ASK)
+        return type(raised.value)
+
+    storage, root, recorded = record(program, [])
+    assert replay(program, storage, root) == recorded
 
 
 def test_the_pieces_of_a_stream_and_their_times_are_the_recorded_ones() -> None:
