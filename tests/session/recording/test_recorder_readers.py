@@ -345,7 +345,7 @@ def test_a_stream_that_breaks_the_rules_is_kept_to_its_end_as_the_program_saw_it
 def test_a_stream_with_two_blocks_of_one_index_can_be_read_back() -> None:
     storage = in_memory()
     recorder = Recorder(storage)
-    blocks = [says("The first one, which is longer."), says("The second.")]
+    blocks: list[Any] = [says("The first one, which is longer."), says("The second.")]
     events = wire.events(wire.message(Reply(content=blocks), model="m", key=b"1", usage=wire.usage(1, 0, 0, 0, 1)))
     body = b"".join(events).replace(b'"index":1', b'"index":0')
     client = ScriptedApi([Exact(body=body)]).client(middleware=[recorder])

@@ -54,9 +54,9 @@ def test_each_run_of_a_name_is_replayed_by_itself() -> None:
 def test_runs_that_share_a_session_are_replayed_as_one() -> None:
     storage, api = in_memory(), ScriptedApi(numbered)
 
-    def program(client: anthropic.Anthropic, first: int, last: int, talk: list[Any]) -> list[str]:
+    def program(client: anthropic.Anthropic, numbers: range, talk: list[Any]) -> list[str]:
         seen = []
-        for number in range(first, last):
+        for number in numbers:
             talk.append(user(f"Ask {number}"))
             answer = client.messages.create(messages=talk, **ASK)
             talk.append({"role": "assistant", "content": answer.content})
@@ -65,11 +65,10 @@ def test_runs_that_share_a_session_are_replayed_as_one() -> None:
 
     talk: list[Any] = []
     recorded = []
-    for part in ((0, 2), (2, 4)):
-        recorded += run(
-            lambda client, part=part: program(client, *part, talk), api.client, Recorder(storage, session="s")
-        )
-    assert replay(lambda client: program(client, 0, 4, []), storage, "s") == recorded
+    for part in (range(2), range(2, 4)):
+        with api.client(middleware=[Recorder(storage, session="s")]) as client:
+            recorded += program(client, part, talk)
+    assert replay(lambda client: program(client, range(4), []), storage, "s") == recorded
 
 
 @pytest.mark.parametrize("new", ["New", None])
