@@ -93,10 +93,37 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class _Beginning:
-    """A call while it makes its request durable, and who waits for that. It waits itself once only, and not forever."""
+    """A call while it makes its request durable: what it *asks*, the one that asks the same and came just before, the
+    calls it has *waited* for (once for each), and who is *waiting* for it.
+    """
 
-    waiting: list[Future[None]] = field(default_factory=list)
-    is_queued: bool = False
+    asks: bytes = b""
+    behind: _Beginning | None = None
+    waited: set[_Beginning] = field(default_factory=set)
+    waiting: list[tuple[_Beginning, Future[None]]] = field(default_factory=list)
+
+    @property
+    def first(self) -> _Beginning:
+        """Of those that ask the same, the one for which all others wait."""
+        found = self
+        while found.behind is not None:
+            found = found.behind
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class _Ahead:
+    """A call that another one waits for."""
+
+    beginning: _Beginning
+    begun: Future[None]
+
+    async def is_over(self, journal: Journal) -> None:
+        """Wait for it, for as long as those come further for which it waits itself."""
+        first: _Beginning | None = None
+        while not self.begun.done() and (now := self.beginning.first) is not first:
+            first = now
+            await journal.opened(self.begun)
 
 
 class _Retry(msgspec.Struct, frozen=True):
@@ -122,9 +149,10 @@ class Calls:
         # ones: the LMDB log refuses it.
         self._run = secrets.token_bytes(8)
         self._beginning: dict[bytes, _Beginning] = {}  # by what the call brings
+        self._newest: dict[bytes, _Beginning] = {}  # by what it asks: the one that came last
         self._parts = Parts()
         self._retries: OrderedDict[str, _Retry] = OrderedDict()
-        self._resumed: Line | None = None  # until its first call has begun
+        self._resumed: Line | None = None
         self._over: deque[tuple[Line, Answered | None]] = deque()  # what lines have not been told of their calls
         self.sessions: dict[str, None] = {}  # in the order in which they began
 
@@ -136,6 +164,22 @@ class Calls:
             self._lines.register(line, 0)
             self._resumed = line
             self.sessions[line.session_id] = None
+
+    async def close(self, journal: Journal) -> None:
+        """The run is over. What an earlier run left open in the session that this one was to go on with is lost, if
+        nobody has gone on there since. Raises what the storage raises.
+        """
+        line, self._resumed = self._resumed, None
+        while line is not None and line.lost:
+            try:
+                await journal.append(line.session_id, [ResponseInterrupted(line.lost, LOST)], line.version, self._meta)
+            except WrongVersionError:
+                if harmless := await self._harmless(line, journal):
+                    line.version += harmless
+                    continue
+            except (SessionDeletedError, SessionNotFoundError):
+                pass
+            return
 
     def extend(self, line: Line) -> None:
         """Calls that go on with *line* are forks of it: it is somebody else's."""
@@ -155,12 +199,9 @@ class Calls:
         line: Line | None = None
         try:
             prompt = self._parts.prompt(call.asked)
-            while isinstance(taken := self._take(call, prompt, beginning), list):
-                for before in taken:
-                    await journal.opened(before)
+            while isinstance(taken := self._take(call, prompt, beginning), _Ahead):
+                await taken.is_over(journal)
             place, line = taken
-            if self._resumed is not None:
-                await self._mark_lost(line, journal)
             await self._open(call, journal, place, line, prompt)
         except Exception as error:  # noqa: BLE001 - what cannot be recorded is not sent
             if place is None or line is None:
@@ -173,72 +214,63 @@ class Calls:
                 if line is not None and call.line is not line:
                     self._lines.release(line)
                 self._beginning = {chain: other for chain, other in self._beginning.items() if other is not beginning}
-            for future in beginning.waiting:
+                if self._newest.get(beginning.asks) is beginning:
+                    del self._newest[beginning.asks]
+            for other, future in beginning.waiting:
+                other.behind = None if other.behind is beginning else other.behind
                 future.set_result(None)
         return True
-
-    async def _mark_lost(self, taken: Line, journal: Journal) -> None:
-        """With the first call of a run that goes on with a session: what an earlier run left open there is lost, even
-        if this call goes elsewhere. If it goes on just there, its own commit says so.
-        """
-        with self._lock:
-            line, self._resumed = self._resumed, None
-            if line is None or not line.lost or line.busy or line is taken:
-                return
-            self._lines.take(line)
-        try:
-            lost = ResponseInterrupted(line.lost, LOST)
-            line.version = await journal.append(line.session_id, [lost], line.version, self._meta)
-            line.lost = ""
-        except (WrongVersionError, SessionDeletedError):  # somebody goes on with it, or nobody ever will
-            pass
-        finally:
-            with self._lock:
-                self._lines.release(line)
 
     def _forget(self, line: Line) -> None:
         with self._lock:
             self._tell_lines()
             line.truncate(0)
 
-    def _take(self, call: Call, prompt: PromptPart, beginning: _Beginning) -> tuple[Place, Line] | list[Future[None]]:
-        """Take the line of the call; or, at the first time, what to wait for before."""
+    def _take(self, call: Call, prompt: PromptPart, beginning: _Beginning) -> tuple[Place, Line] | _Ahead:
+        """Take the line of the call; or what to wait for first."""
         with self._lock:
             self._tell_lines()
             place = self._place(call.asked, prompt)
-            if before := self._queue(place.chain[place.kept + 1 :], beginning):
-                return before
+            if ahead := self._ahead(place, beginning):
+                begun: Future[None] = Future()
+                ahead.waiting.append((beginning, begun))
+                return _Ahead(ahead, begun)
+            self._beginning.update(dict.fromkeys(place.chain[place.kept + 1 :], beginning))
             line = self._line_at(place)
             self._lines.take(line)
             return place, line
 
-    def _queue(self, brought: list[bytes], beginning: _Beginning) -> list[Future[None]]:
-        """Calls that are just bringing some of what this one has *brought*: it begins behind them. Those that bring the
-        same so begin in the order in which they came, by which a replay tells them apart.
+    def _ahead(self, place: Place, beginning: _Beginning) -> _Beginning | None:
+        """What this call waits for: one that asks the same and came just before it, so that equal calls begin in the
+        order in which they came, by which a replay tells them apart; then any that is bringing some of what it asks.
         """
-        if beginning.is_queued:
-            return []
-        beginning.is_queued = True
-        before = dict.fromkeys(self._beginning[chain] for chain in brought if chain in self._beginning)
-        self._beginning.update(dict.fromkeys(brought, beginning))
-        for other in before:
-            other.waiting.append(Future())
-        return [other.waiting[-1] for other in before]
+        if not beginning.asks:
+            beginning.asks = place.chain[-1]
+            beginning.behind = self._newest.get(beginning.asks)
+            self._newest[beginning.asks] = beginning
+            if beginning.behind is not None:
+                beginning.waited.add(beginning.behind)
+                return beginning.behind
+        for chain in place.chain[place.kept + 1 :]:
+            other = self._beginning.get(chain)
+            if other is not None and other not in beginning.waited:
+                beginning.waited.add(other)
+                return other
+        return None
 
     def _place(self, asked: Asked, prompt: PromptPart) -> Place:
         thread = asked.thread
         found = self._lines.continued(thread.previous_message_id) if thread else None
         if found is None:
-            if thread and thread.previous_message_id:
-                _log.warning(
-                    "a message thread goes on that is not recorded here: only what comes is, not its beginning"
-                )
             return self._lines.place(self._lines.chain_of(asked.packed, asked.message_digest), prompt.digest)
         line, count = found
         chain = line.chain[: count + 1]
         for index in range(len(asked.packed)):
             chain.append(chained(chain[-1], asked.message_digest(index)))
-        return self._lines.place(chain, line.prompt_at(count)[1])  # the tools and the system that it began with
+        begun_with = line.prompt_at(count)
+        place = self._lines.place(chain, begun_with[1])
+        place.thread = begun_with
+        return place
 
     def _line_at(self, place: Place) -> Line:
         if place.line is None:
@@ -253,12 +285,13 @@ class Calls:
         asked = call.asked
         continues = len(place.chain) - 1 - len(asked.packed)  # messages that a thread left out
         around = self._parts.parameters(asked)
-        now = around.prompt(prompt)
-        before, digest = line.prompt_at(place.kept) if place.kept else (Prompt(), b"")
-        if continues:
-            now = _with_part(now, before)
-        else:
-            digest = prompt.digest
+        now, digest = around.prompt(prompt), prompt.digest
+        before = line.prompt_at(place.kept)[0] if place.kept else Prompt()
+        if place.thread is not None:
+            begun_with, digest = place.thread
+            now = _with_part(now, begun_with)
+        elif asked.thread and asked.thread.previous_message_id:
+            _log.warning("a message thread goes on that is not recorded here: only what comes is, not its beginning")
         call.model, call.digest = around.model, request_digest(around.digest, digest, place.chain[-1])
         self._recognise_retry(call)
         opening = _Opening(line, place, call, continues)
@@ -354,12 +387,16 @@ class Calls:
             try:
                 line.version = await journal.append(line.session_id, events, line.version, self._meta)
             except WrongVersionError:
-                foreign = [stored.event async for stored in journal.events(line.session_id, line.version)]
-                if foreign and all(isinstance(event, _HARMLESS) for event in foreign):
-                    line.version += len(foreign)
+                if harmless := await self._harmless(line, journal):
+                    line.version += harmless
                     continue
                 await self._move(line, events, journal)
             return
+
+    async def _harmless(self, line: Line, journal: Journal) -> int:
+        """How many events another writer has added that disturb nobody; 0 if any does."""
+        foreign = [stored.event async for stored in journal.events(line.session_id, line.version)]
+        return len(foreign) if all(isinstance(event, _HARMLESS) for event in foreign) else 0
 
     async def _move(self, line: Line, events: list[SessionEvent], journal: Journal) -> None:
         """Another writer went on with the session: the line goes on in a fork of what both have in common."""

@@ -101,13 +101,15 @@ class Line:
 @dataclass(slots=True)
 class Place:
     """Where a call goes: behind the first *kept* messages of *line*, there or (with a reason) in a fork; with no line,
-    in a session of its own. *chain* is that of the whole request.
+    in a session of its own. *chain* is that of the whole request; *thread* the prompt, and its digest, of the message
+    thread that it goes on with.
     """
 
     line: Line | None
     kept: int
     reason: Reason
     chain: list[bytes]
+    thread: tuple[Prompt, bytes] | None = None
 
 
 class Lines:

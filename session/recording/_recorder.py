@@ -112,9 +112,19 @@ class Recorder(Middleware):
 
     def close(self) -> None:
         """Close the log, if it was opened here. Calls that are still running can no longer be recorded."""
-        if self._abandoned and self._journals.has_now:
-            run_now(self._look_after(self._journals.now, _at_once))
-        self._journals.close()
+        try:
+            if self._journals.has_now:
+                run_now(self._look_after(self._journals.now, _at_once))
+                run_now(self._end())
+        finally:
+            self._journals.close()
+
+    async def _end(self) -> None:
+        try:
+            await self._calls.close(self._journals.now)
+        except Exception as error:  # noqa: BLE001 - of the storage; nothing of this run is lost
+            self.failures.append(RecordingFailedError(self._root, f"{type(error).__name__}: {error}", sent=True))
+            _log.error("what an earlier run left open is not marked as lost", exc_info=error)
 
     def __enter__(self) -> Self:
         return self

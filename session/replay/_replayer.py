@@ -123,6 +123,8 @@ class Replayer(Middleware):
         with self._lock:
             if self._stop is not None:
                 raise type(self._stop)(*self._stop.args)
+            for each in self._script.not_asked_for():
+                _log.info("%s was not made: the tools that were called before it did not run", each.place)
             missing = self._script.not_made()
             if missing and self.live is None:
                 raise self._diverged(_reporting.of_missing(self._script, missing[0], len(missing)))
@@ -167,8 +169,8 @@ class Replayer(Middleware):
         name: str | None = None,
     ) -> Any:  # noqa: ANN401 - the same kind of thing
         """*tool* (a function, synchronous or not, or a tool of `@beta_tool`) that says what it said when recorded,
-        found by its name and arguments, and does not run. Calls that it made itself, as a sub-agent does, then need not
-        be made. *run*: let it run all the same.
+        found by its name and arguments, and does not run. Where none of the tools runs that a response called,
+        conversations that began there, as a sub-agent's do, need not be had again. *run*: let it run all the same.
 
         What is known is the content of its tool_result: a function that returned anything but text or blocks needs
         *decode* (such as `json.loads`). A recorded error is raised as the SDK's `ToolError`. *name*: what the model

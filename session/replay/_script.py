@@ -62,6 +62,7 @@ class Script:
         self._runs = _begun(lanes)
         self._since = b""  # where the newest run began of which a call was made
         self._made = _Made()
+        self._excused: list[Lane] = []
         for lane in lanes:
             self._await(lane.session_id)
             for exchange in lane.exchanges:
@@ -90,6 +91,11 @@ class Script:
             if due and not self._places[lane.session_id]:
                 lane.required = False
                 excused.add(lane.session_id)
+                self._excused.append(lane)
+
+    def not_asked_for(self) -> list[Exchange]:
+        """The attempts that were not made and were excused."""
+        return [each for each in in_order(self._excused) if each.number >= self._places[each.session_id]]
 
     def take(self, digest: bytes, *, key: str, attempt: int, strand: object) -> Taken | Missed:
         """The next attempt with this *digest*. All attempts of a call have one *key*; *strand* is what makes it."""

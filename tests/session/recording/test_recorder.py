@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -452,7 +451,7 @@ def test_a_named_session_is_gone_on_with_by_the_next_run(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("first", ["Ask 1", "Ask 2", "Else", "both"])
-def test_what_an_earlier_run_left_open_is_lost_wherever_the_next_one_begins(first: str) -> None:
+def test_what_an_earlier_run_left_open_is_lost_wherever_the_next_one_goes(first: str) -> None:
     storage, api = in_memory(), ScriptedApi([f"answer {number}" for number in range(9)])
     before = Recorder(storage, session="job")
     client = api.client(middleware=[before])
@@ -460,19 +459,49 @@ def test_what_an_earlier_run_left_open_is_lost_wherever_the_next_one_begins(firs
     left = client.messages.create(
         messages=[*history, user("Ask 2")], stream=True, **ASK
     )  # and nobody hears of it again
-    recorder = Recorder(storage, session="job")
-    client = api.client(middleware=[recorder])
     open_request = [event for event in events_of(storage, "job") if isinstance(event, RequestSent)][-1].request_id
-    begun = [user(first)] if first != "Ask 2" else [*history, user(first)]
-    if first == "both":  # two at once, neither of which goes on there
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda text: client.messages.create(messages=[user(text)], **ASK), ("Ask 1", "Else")))
-    else:
-        client.messages.create(messages=begun, **ASK)
+    with Recorder(storage, session="job") as recorder:
+        client = api.client(middleware=[recorder])
+        session.storage._now.run_now(storage.update_metadata("job", title="A job"))
+        if first in {"Ask 2", "both"}:
+            client.messages.create(messages=[*history, user("Ask 2")], **ASK)
+        if first != "Ask 2":
+            client.messages.create(messages=[user("Else" if first == "both" else first)], **ASK)
     marked = [event for event in events_of(storage, "job") if isinstance(event, ResponseInterrupted)]
     assert [(event.request_id, event.reason) for event in marked] == [(open_request, "lost")]
     assert state_of(storage, "job").status != "running"
-    assert len(recorder.sessions) == {"both": 3, "Ask 2": 1}.get(first, 2)
+    assert len(recorder.sessions) == (1 if first == "Ask 2" else 2)
+    assert recorder.failures == []
+    del left
+
+
+def test_what_a_run_that_goes_on_beside_this_one_has_open_is_not_lost() -> None:
+    storage, api = in_memory(), ScriptedApi([f"answer {number}" for number in range(9)])
+    first = Recorder(storage, session="job")
+    client = api.client(middleware=[first])
+    history = converse(client, "Ask 1")
+    with Recorder(storage, session="job") as idle, Recorder(storage, session="other"):
+        pass
+    stream = client.messages.create(messages=[*history, user("Ask 2")], stream=True, **ASK)
+    with Recorder(storage, session="job") as second:
+        converse(api.client(middleware=[second]), "Else")
+        list(stream)
+    assert first.sessions == ["job"]
+    assert (second.sessions, idle.sessions) == (["job", "job.2"], ["job"])
+    assert "response_interrupted" not in types_of(storage, "job")
+    assert len(state_of(storage, "job").messages) == 4
+
+
+def test_what_cannot_be_marked_as_lost_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    api = ScriptedApi(["One.", "Two."])
+    with BlockingEventSessionStorage(tmp_path / "log") as storage:
+        left = api.client(middleware=[Recorder(storage, session="job")]).messages.create(
+            messages=[user("Go")], stream=True, **ASK
+        )
+        recorder = Recorder(storage, session="job")
+    recorder.close()
+    assert [failure.session_id for failure in recorder.failures] == ["job"]
+    assert "not marked as lost" in caplog.text
     del left
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import pytest
 
-from session.recording import Recorder
+from session.recording import Recorder, run_of
 from session.replay import ReplayDivergedError, Replayer
+from session.storage._now import run_now
 from session.testing import Reply, ScriptedApi, calls
-from tests.session.recording.kit import ASK, in_memory, user
+from tests.session.recording.kit import ASK, in_memory, state_of, user
 from tests.session.replay.kit import ask, diverges, numbered, record, replay, run
 
 if TYPE_CHECKING:
@@ -90,6 +91,29 @@ def test_a_live_run_that_begins_with_a_new_conversation_has_what_was_replayed_be
         assert replay(lambda client: program(client, changed=True), storage, each) == seen
 
 
+# --- message threads --------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_keeps_its_system_where_a_helper_was_shown_the_same_conversation() -> None:
+    def program(client: anthropic.Anthropic) -> list[str]:
+        def create(text: str, thread: Any, **options: Any) -> Any:
+            body = {"thread": thread}
+            return client.beta.messages.create(messages=[user(text)], extra_body=body, **ASK, **options)
+
+        first = create("One", {"type": "create"}, system="MAIN")
+        shown = [user("One"), {"role": "assistant", "content": first.content}, user("Two")]
+        guarded = ask(client, shown, system="GUARD")
+        second = create("Two", {"type": "continue", "previous_message_id": first.id})
+        third = create("Three", {"type": "continue", "previous_message_id": second.id})
+        return [guarded, *(answer.to_json() for answer in (first, second, third))]
+
+    storage, root, recorded = record(program, numbered)
+    assert replay(program, storage, root) == recorded
+    ends = [state_of(storage, each) for each in run_of(run_now(storage.list()), root)]
+    (longest,) = [state for state in ends if len(state.messages) == 6]
+    assert longest.prompt.system == b'"MAIN"'
+
+
 # --- calls at the same time -------------------------------------------------------------------------------------------
 
 
@@ -98,6 +122,8 @@ def test_equal_calls_of_one_loop_get_their_own_answers(count: int, tmp_path: Pat
     async def samples(client: anthropic.AsyncAnthropic) -> list[str]:
         asked = [client.messages.create(messages=[user("Write a haiku")], **ASK) for _ in range(count)]
         drafts = [answer.content[0].text for answer in await asyncio.gather(*asked)]
+        again = [client.messages.create(messages=[user("Write a haiku")], **ASK) for _ in range(count)]
+        drafts += [answer.content[0].text for answer in await asyncio.gather(*again)]  # they bring nothing new
         better = [
             client.messages.create(messages=[user(f"Better: {draft} ({place})")], **ASK)
             for place, draft in enumerate(drafts)
@@ -158,12 +184,14 @@ def helped(body: dict[str, Any], number: int) -> Any:
     return f"answer {number}"
 
 
-def test_a_tool_that_does_not_run_need_not_make_its_calls() -> None:
+def test_a_tool_that_does_not_run_need_not_make_its_calls(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "session.replay")
     storage, root, recorded = record(researching, helped)
     assert replay(researching, storage, root) == recorded, "it runs, and its calls are served"
     with Replayer(storage, root) as replayer:
         served = run(lambda client: researching(client, replayer.tool), anthropic.Anthropic, replayer, api_key="none")
     assert served == recorded
+    assert caplog.text.count("was not made: the tools") == 6
 
 
 def test_calls_of_tools_of_which_one_ran_must_be_made() -> None:
