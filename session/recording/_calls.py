@@ -99,7 +99,7 @@ class _Beginning:
 
     asks: bytes = b""
     behind: _Beginning | None = None
-    waited: set[_Beginning] = field(default_factory=set)
+    waited: tuple[_Beginning, ...] = ()
     waiting: list[tuple[_Beginning, Future[None]]] = field(default_factory=list)
 
     @property
@@ -249,12 +249,12 @@ class Calls:
             beginning.behind = self._newest.get(beginning.asks)
             self._newest[beginning.asks] = beginning
             if beginning.behind is not None:
-                beginning.waited.add(beginning.behind)
+                beginning.waited = (beginning.behind,)
                 return beginning.behind
         for chain in place.chain[place.kept + 1 :]:
             other = self._beginning.get(chain)
             if other is not None and other not in beginning.waited:
-                beginning.waited.add(other)
+                beginning.waited += (other,)
                 return other
         return None
 
