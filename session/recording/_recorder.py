@@ -111,7 +111,9 @@ class Recorder(Middleware):
             self._calls.extend(line)
 
     def close(self) -> None:
-        """Close the log, if it was opened here. Calls that are still running can no longer be recorded."""
+        """Close the log, if it was opened here. Calls that are still running can no longer be recorded. What an earlier
+        run left open in the session that this one was to go on with is marked as lost, if nobody went on there.
+        """
         try:
             if self._journals.has_now:
                 run_now(self._look_after(self._journals.now, _at_once))
