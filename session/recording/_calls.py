@@ -118,8 +118,8 @@ class _Ahead:
     beginning: _Beginning
     begun: Future[None]
 
-    async def is_over(self, journal: Journal) -> None:
-        """Wait for it, for as long as those come further for which it waits itself."""
+    async def wait(self, journal: Journal) -> None:
+        """Until it has begun; for no longer than those come further for which it waits itself."""
         first: _Beginning | None = None
         while not self.begun.done() and (now := self.beginning.first) is not first:
             first = now
@@ -200,7 +200,7 @@ class Calls:
         try:
             prompt = self._parts.prompt(call.asked)
             while isinstance(taken := self._take(call, prompt, beginning), _Ahead):
-                await taken.is_over(journal)
+                await taken.wait(journal)
             place, line = taken
             await self._open(call, journal, place, line, prompt)
         except Exception as error:  # noqa: BLE001 - what cannot be recorded is not sent

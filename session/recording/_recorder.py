@@ -19,7 +19,7 @@ from session.recording._asked import asked
 from session.recording._calls import Call, Calls
 from session.recording._failures import named
 from session.recording._journal import Journals
-from session.recording._kinds import is_json, likely
+from session.recording._kinds import JSON, OTHER, is_json, likely
 from session.recording._reading import PlainReading, StreamReading, Terms, interrupted, may_wait
 from session.recording._redaction import redacted_bytes
 from session.recording._resuming import resumed
@@ -385,9 +385,11 @@ def _streams(request: APIRequest, response: _Response) -> bool:
 
 
 def _of_kind(event: SessionEvent, response: _Response, body: bytes = b"") -> SessionEvent:
-    """*event* with the content type of what came, where that is another than *body* looks like."""
-    kind = response.headers.get("content-type", "")
-    if not isinstance(event, ResponseInterrupted) or is_json(kind) == is_json(likely(body)):
+    """*event* with the content type of what came, where *body* looks like another: one of two, never the header's own
+    text, which can be anything.
+    """
+    kind = JSON if is_json(response.headers.get("content-type", "")) else OTHER
+    if not isinstance(event, ResponseInterrupted) or kind == likely(body):
         return event
     headers = {**jsontext.members(event.headers or b"{}"), "content-type": jsontext.encode(kind)}
     return msgspec.structs.replace(event, headers=jsontext.joined_members(headers))

@@ -3,7 +3,8 @@
 1. A lane is what is a session's own: a fork's begins behind what it shares with a parent of the same run. A fork of
    anything else is replayed from the beginning of its lineage, for a program starts from its beginning too.
 2. What a recorder has not computed (live sessions keep no digests) is computed, from the same messages.
-3. The other sessions of a run from which a run was forked are lanes that may be replayed and need not be.
+3. The other sessions of a run from which a run was forked, or to which it is due, are lanes that may be replayed and
+   need not be.
 4. What came first is told by places in the log, which compare in its order, and not by a clock, which may be set. Only
    an import, which writes session after session, leaves times as all there is (`in_log_order`).
 """
@@ -18,7 +19,6 @@ import msgspec
 
 from session import jsontext
 from session.events import RequestSent, ResponseInterrupted, ResponseReceived
-from session.recording._runs import run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,11 +88,6 @@ class Lane:
     began: bytes = b""
     cause: str = ""
     parent: str = ""
-
-
-def run_ids(lane: Lane) -> set[str]:
-    """The recorders that made its attempts; none for live sessions."""
-    return {each for exchange in lane.exchanges if (each := run_id(exchange.request.request_id))}
 
 
 def in_order(lanes: Iterable[Lane]) -> list[Exchange]:

@@ -10,12 +10,12 @@ from session.events import SessionCreated, SessionForked
 from session.recording import run_of
 from session.recording._runs import run_id
 from session.replay._attempts import Reading
-from session.replay._lanes import in_log_order, place_of_time, placed_by_time, run_ids
+from session.replay._lanes import in_log_order, place_of_time, placed_by_time
 from session.replay._lineages import followed, head_of
 from session.replay.errors import NothingToReplayError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from session.replay._lanes import Exchange, Lane
     from session.storage import EventSessionStorage
@@ -58,9 +58,9 @@ def _made_together(lanes: list[Lane], session_id: str, after: int) -> list[Lane]
     """Of the *lanes* of one name, those of the runs that made the attempts of *session_id* behind version *after*, and
     of runs that went on with one of theirs.
     """
-    made_by = {lane.session_id: run_ids(lane) for lane in lanes}
+    made_by = {lane.session_id: _run_ids(lane.exchanges) for lane in lanes}
     own = next(lane for lane in lanes if lane.session_id == session_id)
-    known = {run_id(each.request.request_id) for each in own.exchanges if each.version > max(after, own.start)} - {""}
+    known = _run_ids(each for each in own.exchanges if each.version > max(after, own.start))
     if not known:
         return lanes
     while more := {each for runs in made_by.values() if not known.isdisjoint(runs) for each in runs} - known:
@@ -68,6 +68,11 @@ def _made_together(lanes: list[Lane], session_id: str, after: int) -> list[Lane]
     return [
         lane for lane in lanes if lane is own or not (runs := made_by[lane.session_id]) or not known.isdisjoint(runs)
     ]
+
+
+def _run_ids(exchanges: Iterable[Exchange]) -> set[str]:
+    """The runs that made them; none for those of live sessions."""
+    return {run_id(each.request.request_id) for each in exchanges} - {""}
 
 
 async def _read(storage: EventSessionStorage, runs: list[list[str]]) -> dict[str, Lane]:
@@ -87,7 +92,7 @@ async def _runs(storage: EventSessionStorage, session_id: str) -> tuple[list[lis
     """
     ids = await storage.list()
     run = run_of(ids, session_id)
-    runs, ancestors, known = [run], set[str](), set(run)
+    runs, ancestors, living, known = [run], set[str](), set(ids), set(run)
     waiting = [run[0]]
     for each in waiting:  # grows meanwhile
         parents, cause = await _origins(storage, each)
@@ -96,7 +101,7 @@ async def _runs(storage: EventSessionStorage, session_id: str) -> tuple[list[lis
             if name in known:
                 continue
             known.add(name)
-            waiting += [name] if name in ids else []
+            waiting += [name] if name in living else []
             if (others := run_of(ids, name)) not in runs:
                 runs.append(others)
     return [each for each in runs if each], ancestors

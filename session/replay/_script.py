@@ -164,8 +164,10 @@ class Script:
 def _begun(lanes: Sequence[Lane]) -> dict[str, bytes]:
     """Where each run began."""
     found: dict[str, bytes] = {}
-    for exchange in in_order(lanes):
-        found.setdefault(run_id(exchange.request.request_id), exchange.sent_place)
+    for lane in lanes:
+        for exchange in lane.exchanges:
+            run = run_id(exchange.request.request_id)
+            found[run] = min(exchange.sent_place, found.get(run, exchange.sent_place))
     return found
 
 

@@ -145,6 +145,20 @@ def test_an_error_is_never_its_own_cause() -> None:
     assert error is None
 
 
+@pytest.mark.parametrize("status", [200, 502])
+def test_of_a_content_type_nothing_is_kept_but_whether_it_is_json(status: int) -> None:
+    storage, api = (
+        in_memory(),
+        ScriptedApi([Exact(body=b"No.", status=status, content_type="application/x-SECRET+json")]),
+    )
+    recorder = Recorder(storage)
+    with contextlib.suppress(anthropic.APIError, ValueError):
+        plain(api.client(middleware=[recorder], max_retries=0))
+    (cut,) = [event for event in events_of(storage, recorder.sessions[0]) if isinstance(event, ResponseInterrupted)]
+    assert jsontext.parse(cut.headers)["content-type"] == "application/json"
+    assert b"SECRET" not in repr(cut).encode()
+
+
 def test_the_exact_body_of_an_error_is_kept_with_the_headers_that_say_when_to_try_again() -> None:
     storage = in_memory()
     api = ScriptedApi([Failure(status=429, message="Slow down, größer", retry_after_seconds=7)])
